@@ -1,0 +1,41 @@
+# Every target does its own set-up on a fresh Debian 12, as root. Start with `make demo`.
+SHELL := /bin/bash
+PYTHON ?= /usr/bin/python3
+VENV := .venv/bin
+NATIVE := $(wildcard native/src/*.[ch] native/ringd/*.[ch]) native/obd.cdef.txt native/obd.csrc.c \
+          native/obd_build.py native/Makefile setup.py
+
+help:
+	@echo "make demo     a redis container on an overlaybd device whose backstore is killed again and again"
+	@echo "make test     the whole test suite         make check   linters, types, sanitizers, short fuzz"
+	@echo "make kernel   the tests in the QEMU guest  make chaos   kill campaigns    make bench   figures"
+	@echo "make setup    what all of them need: Debian packages, the venv in .venv, the native build"
+
+.setup/host.stamp: packaging/setup-host.sh
+	@packaging/setup-host.sh
+	@mkdir -p .setup && touch $@
+
+.setup/venv.stamp: pyproject.toml .setup/host.stamp
+	@echo "setup: Python environment in .venv"
+	@[ -x $(VENV)/python ] || $(PYTHON) -m venv .venv
+	@$(VENV)/pip install -q --disable-pip-version-check --upgrade 'pip>=25.1,<27' 'setuptools>=77,<90'
+	@$(VENV)/pip install -q --disable-pip-version-check -e . --group dev
+	@touch $@ && touch .setup/native.stamp
+
+.setup/native.stamp: .setup/venv.stamp $(NATIVE)
+	@echo "setup: native build"
+	@$(VENV)/python setup.py -q build_ext --inplace
+	@touch $@
+
+setup: .setup/native.stamp
+
+test: setup
+	@$(VENV)/python -m pytest
+
+check: setup
+	@$(VENV)/ruff format --check . && $(VENV)/ruff check . && $(VENV)/mypy
+	@$(MAKE) -s -C native format-check
+	@$(MAKE) -s -C native test SAN=asan
+	@$(MAKE) -s -C native test SAN=tsan
+
+.PHONY: help setup test check

@@ -1,0 +1,23 @@
+"""Builds the two compiled parts: the cffi module over native/src, and the obdsup-ringd program."""
+
+import subprocess
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent
+
+
+class BuildNative(build_ext):
+    """build_ext that also builds obdsup-ringd with native/Makefile into obdsup/_bin."""
+
+    def run(self) -> None:
+        subprocess.run(["make", "-s", "-C", str(ROOT / "native"), "ringd"], check=True)
+        super().run()
+
+
+setup(
+    cffi_modules=["native/obd_build.py:ffibuilder"],
+    cmdclass={"build_ext": BuildNative},
+)
