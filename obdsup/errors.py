@@ -2,7 +2,7 @@
 
 Every package may import this module; it imports nothing. Messages are made from the fields in
 ``__str__`` and are for people: programs look at the class, the fields or the exit code. A message
-names the thing, the place (file, offset), what was expected and found, and the next step (``hint``).
+names the thing, the place (file, offset), what was expected and found, and the next step.
 ``IllegalTransition`` and failed assertions are bugs and deliberately not ``ObdError``.
 """
 

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: where the reference vectors are, waiting, and what the host offers."""
+"""Fixtures shared by all tests: the reference vectors, waiting, what the host offers."""
 
 from __future__ import annotations
 

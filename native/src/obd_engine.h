@@ -21,15 +21,16 @@
 struct obd_engine;
 
 struct obd_engine_options {
-	uint32_t io_threads_max; /* 0: default 32. Threads are started on demand and end when idle */
+	uint32_t
+		io_threads_max; /* 0: default 32. Threads are started on demand and end when idle */
 };
 
 /* How the ring signals: a uio fd does all three with 4-byte events; memfd rings use eventfds. */
 struct obd_ring_fds {
-	int mem_fd;	       /* mmap this, map_bytes long */
-	int wait_fd;	       /* poll and read: new commands */
-	int kick_fd;	       /* write: completions published */
-	uint32_t event_bytes;  /* 4 for uio, 8 for eventfd */
+	int mem_fd;	      /* mmap this, map_bytes long */
+	int wait_fd;	      /* poll and read: new commands */
+	int kick_fd;	      /* write: completions published */
+	uint32_t event_bytes; /* 4 for uio, 8 for eventfd */
 	uint64_t map_bytes;
 };
 
@@ -41,27 +42,28 @@ enum obd_attach_mode {
 struct obd_attach_spec {
 	const char *name; /* of the device, for errors; copied */
 	struct obd_ring_fds ring;
-	int journal_fd;		/* the engine reopens it through /proc/self/fd and locks that */
+	int journal_fd; /* the engine reopens it through /proc/self/fd and locks that */
 	uint8_t boot_id[16];
 	uint8_t device_uuid[16];
-	uint64_t generation;	/* must be greater than the journal's */
-	uint32_t mode;		/* enum obd_attach_mode */
+	uint64_t generation; /* must be greater than the journal's */
+	uint32_t mode;	     /* enum obd_attach_mode */
 	struct obd_image *image;
 };
 
 struct obd_attach_result {
-	uint32_t device_id;	/* handle for detach and stats */
-	uint32_t recovered;	/* in-flight commands that are executed again */
-	uint32_t already_done;	/* publications that had reached the commit point */
-	uint32_t dropped;	/* picked up but not yet counted: will be picked up again */
-	uint64_t attach_ns;	/* how long the take-over took inside the engine */
+	uint32_t device_id;    /* handle for detach and stats */
+	uint32_t recovered;    /* in-flight commands that are executed again */
+	uint32_t already_done; /* publications that had reached the commit point */
+	uint32_t dropped;      /* picked up but not yet counted: will be picked up again */
+	uint64_t attach_ns;    /* how long the take-over took inside the engine */
 };
 
 int obd_engine_create(const struct obd_engine_options *options, struct obd_errinfo *info,
 		      struct obd_engine **ret);
 void obd_engine_destroy(struct obd_engine *engine); /* after run() returned */
 
-/* Serves until obd_engine_stop. Returns 0, or a negative error that no device could be blamed for. */
+/* Serves until obd_engine_stop. Returns 0, or a negative error that no device could be blamed for.
+ */
 int obd_engine_run(struct obd_engine *engine);
 void obd_engine_stop(struct obd_engine *engine);
 

@@ -31,13 +31,13 @@ enum obd_err {
 };
 
 struct obd_errinfo {
-	int32_t code;		/* enum obd_err */
-	int32_t sys_errno;	/* errno of the failed call, 0 if none */
-	uint64_t offset_bytes;	/* where in the file, if it is a file */
-	uint64_t expected;	/* what had to be there, when a number says it */
-	uint64_t got;		/* what was there */
-	char what[96];		/* the field or step, NUL-terminated, e.g. "zfile block crc" */
-	char path[512];		/* the file, NUL-terminated, possibly cut at the front */
+	int32_t code;	       /* enum obd_err */
+	int32_t sys_errno;     /* errno of the failed call, 0 if none */
+	uint64_t offset_bytes; /* where in the file, if it is a file */
+	uint64_t expected;     /* what had to be there, when a number says it */
+	uint64_t got;	       /* what was there */
+	char what[96];	       /* the field or step, NUL-terminated, e.g. "zfile block crc" */
+	char path[512];	       /* the file, NUL-terminated, possibly cut at the front */
 };
 
 /* Fills *info (if not NULL) and returns code, so that `return obd_fail(...)` reads as one step. */

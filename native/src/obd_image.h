@@ -91,12 +91,12 @@ int obd_image_flush(struct obd_image *image, struct obd_errinfo *info);
 
 /* How much is in memory and on disk, for stats: all fields at one moment. */
 struct obd_image_stat {
-	uint64_t lower_segments;       /* entries of the merged index of the lowers */
-	uint64_t upper_segments;       /* live segments of the upper */
-	uint64_t upper_records;	       /* index records ever written */
-	uint64_t upper_data_bytes;     /* size of the data file */
-	uint64_t index_memory_bytes;   /* merged index + upper index + jump tables, in memory */
-	uint64_t torn_bytes_cut;       /* dropped from the index tail at start_writing */
+	uint64_t lower_segments;     /* entries of the merged index of the lowers */
+	uint64_t upper_segments;     /* live segments of the upper */
+	uint64_t upper_records;	     /* index records ever written */
+	uint64_t upper_data_bytes;   /* size of the data file */
+	uint64_t index_memory_bytes; /* merged index + upper index + jump tables, in memory */
+	uint64_t torn_bytes_cut;     /* dropped from the index tail at start_writing */
 };
 void obd_image_stat(const struct obd_image *image, struct obd_image_stat *ret);
 

@@ -46,17 +46,18 @@
 
 #include "obd_err.h"
 
-#define OBD_JOURNAL_MAGIC	   "OBDJRNL"
-#define OBD_JOURNAL_VERSION	   1u
-#define OBD_JOURNAL_HEADER_BYTES   4096u
-#define OBD_JOURNAL_DEFAULT_SLOTS  1024u
-#define OBD_JOURNAL_MAX_IOV	   256u
-#define OBD_JOURNAL_MAX_CDB	   32u
+#define OBD_JOURNAL_MAGIC	  "OBDJRNL"
+#define OBD_JOURNAL_VERSION	  1u
+#define OBD_JOURNAL_HEADER_BYTES  4096u
+#define OBD_JOURNAL_DEFAULT_SLOTS 1024u
+#define OBD_JOURNAL_MAX_IOV	  256u
+#define OBD_JOURNAL_MAX_CDB	  32u
 
 enum obd_slot_state { /* uint32_t in the file; never renumbered */
-	OBD_SLOT_FREE = 0,
-	OBD_SLOT_VALID = 1,	/* picked up, not yet executing */
-	OBD_SLOT_EXECUTING = 2, /* a thread is working on it (names the poison command later) */
+		      OBD_SLOT_FREE = 0,
+		      OBD_SLOT_VALID = 1, /* picked up, not yet executing */
+		      OBD_SLOT_EXECUTING =
+			      2, /* a thread is working on it (names the poison command later) */
 };
 
 struct obd_journal_iov {
@@ -78,18 +79,18 @@ struct obd_journal_slot {
 };
 
 /* Counters and heartbeat: written by the serving worker with relaxed stores, read by anyone. */
-struct obd_journal_counters { /* at byte 256; all uint64_t, only appended to */
-	uint64_t heartbeat_ns;	      /* CLOCK_MONOTONIC of the engine's last turn */
-	uint64_t heartbeat_cnt;	      /* turns of the engine loop */
-	uint64_t owner_pid;	      /* pid of the serving process, 0 when none */
-	uint64_t owner_generation;    /* generation it serves under */
-	uint64_t attached_ns;	      /* when this generation finished recovery */
-	uint64_t first_publish_ns;    /* when this generation published its first completion */
-	uint64_t picked_up;	      /* commands ever picked up */
-	uint64_t completed;	      /* commands ever published */
-	uint64_t recovered;	      /* in-flight commands found and executed again, ever */
-	uint64_t recovered_last;      /* the same, at the last take-over */
-	uint64_t already_done;	      /* publications found complete at recovery, ever */
+struct obd_journal_counters {	   /* at byte 256; all uint64_t, only appended to */
+	uint64_t heartbeat_ns;	   /* CLOCK_MONOTONIC of the engine's last turn */
+	uint64_t heartbeat_cnt;	   /* turns of the engine loop */
+	uint64_t owner_pid;	   /* pid of the serving process, 0 when none */
+	uint64_t owner_generation; /* generation it serves under */
+	uint64_t attached_ns;	   /* when this generation finished recovery */
+	uint64_t first_publish_ns; /* when this generation published its first completion */
+	uint64_t picked_up;	   /* commands ever picked up */
+	uint64_t completed;	   /* commands ever published */
+	uint64_t recovered;	   /* in-flight commands found and executed again, ever */
+	uint64_t recovered_last;   /* the same, at the last take-over */
+	uint64_t already_done;	   /* publications found complete at recovery, ever */
 	uint64_t read_cmds;
 	uint64_t write_cmds;
 	uint64_t discard_cmds;
@@ -97,10 +98,10 @@ struct obd_journal_counters { /* at byte 256; all uint64_t, only appended to */
 	uint64_t other_cmds;
 	uint64_t read_bytes;
 	uint64_t write_bytes;
-	uint64_t medium_errors;	      /* completed with MEDIUM ERROR */
-	uint64_t refused_cmds;	      /* completed with ILLEGAL REQUEST or DATA PROTECT */
-	uint64_t in_flight;	      /* right now */
-	uint64_t resets;	      /* journals started over after reset_ring */
+	uint64_t medium_errors; /* completed with MEDIUM ERROR */
+	uint64_t refused_cmds;	/* completed with ILLEGAL REQUEST or DATA PROTECT */
+	uint64_t in_flight;	/* right now */
+	uint64_t resets;	/* journals started over after reset_ring */
 };
 
 #endif
