@@ -1,6 +1,7 @@
 """Messages between supervisor and worker: one JSON object per SOCK_SEQPACKET packet, with fds.
 
-A request is ``{"v": 1, "id": n, "op": name, ...}``, its answer ``{"v": 1, "id": n, "ok": true, ...}``
+A request is ``{"v": 1, "id": n, "op": name, ...}``, its answer
+``{"v": 1, "id": n, "ok": true, ...}``
 or ``{"v": 1, "id": n, "ok": false, "error": {...}}`` with the error in the form of
 ``ObdError.to_json``. A packet is at most ``MAX_PACKET_BYTES`` long and carries at most ``MAX_FDS``
 file descriptors; who receives a packet owns its fds. The operations are listed in DESIGN.md.
