@@ -18,13 +18,13 @@ help:
 .setup/venv.stamp: pyproject.toml .setup/host.stamp
 	@echo "setup: Python environment in .venv"
 	@[ -x $(VENV)/python ] || $(PYTHON) -m venv .venv
-	@$(VENV)/pip install -q --disable-pip-version-check --upgrade 'pip>=25.1,<27' 'setuptools>=77,<90'
-	@$(VENV)/pip install -q --disable-pip-version-check -e . --group dev
-	@touch $@ && touch .setup/native.stamp
+	@packaging/quietly.sh .setup/pip.log $(VENV)/pip install -q --upgrade 'pip>=25.1,<27' 'setuptools>=77,<90'
+	@packaging/quietly.sh .setup/pip.log $(VENV)/pip install -q -e . --group dev
+	@touch $@
 
 .setup/native.stamp: .setup/venv.stamp $(NATIVE)
 	@echo "setup: native build"
-	@$(VENV)/python setup.py -q build_ext --inplace
+	@packaging/quietly.sh .setup/native.log $(VENV)/python setup.py -q build_ext --inplace
 	@touch $@
 
 setup: .setup/native.stamp
