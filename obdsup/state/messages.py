@@ -13,10 +13,12 @@ import array
 import json
 import os
 import socket
-from dataclasses import dataclass, field
-from typing import Any
 
 from obdsup.errors import ControlError
+
+TYPE_CHECKING = False  # typing and dataclasses would cost each worker 2 MiB of private memory
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["MAX_FDS", "MAX_PACKET_BYTES", "PROTOCOL_VERSION", "Packet", "receive", "send"]
 
@@ -25,12 +27,14 @@ MAX_PACKET_BYTES = 256 * 1024  # 255 lowers with long paths fit
 MAX_FDS = 64
 
 
-@dataclass
 class Packet:
     """One received message. The receiver owns ``fds`` and closes them."""
 
-    body: dict[str, Any]
-    fds: list[int] = field(default_factory=list)
+    __slots__ = ("body", "fds")
+
+    def __init__(self, body: dict[str, Any], fds: list[int] | None = None) -> None:
+        self.body = body
+        self.fds = fds if fds is not None else []
 
     def close_fds(self) -> None:
         """Closes whatever fds were not taken out of ``fds``."""
