@@ -1,0 +1,76 @@
+"""A reader beside redis: O_DIRECT reads of a file of the image, compared with the same file here.
+
+Redis mostly writes. This keeps reads of the sealed layers in flight too, past the page cache.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import random
+import threading
+import time
+from pathlib import Path
+
+from chaos.demo.latency import Operation
+
+__all__ = ["DirectReader"]
+
+ALIGNMENT_BYTES = 4096
+MAX_READ_BYTES = 128 * 1024
+PAUSE_S = 0.004  # leaves the processors to redis
+ERRORS_UNTIL_GIVING_UP = 20
+
+
+class DirectReader(threading.Thread):
+    """Reads random blocks of ``path`` past the page cache and compares them with ``copy``.
+
+    Read ``operations``, ``errors`` and ``wrong`` after ``join``.
+    """
+
+    def __init__(self, path: Path, copy: Path, seed: int) -> None:
+        super().__init__(name="direct-reader", daemon=True)
+        self.operations: list[Operation] = []
+        self.errors: list[str] = []
+        self.wrong: list[str] = []
+        self._path = path
+        self._expected = copy.read_bytes()
+        self._random = random.Random(f"{seed}/reader")
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Asks it to end after the read it is in."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        try:
+            fd = os.open(self._path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+        except OSError as error:
+            self.errors.append(f"open {self._path}: {error}")
+            return
+        try:
+            # O_DIRECT wants an aligned buffer: anonymous memory is page aligned.
+            with mmap.mmap(-1, MAX_READ_BYTES) as buffer:
+                while not self._stopping.wait(PAUSE_S):
+                    self._read(fd, buffer)
+        finally:
+            os.close(fd)
+
+    def _read(self, fd: int, buffer: mmap.mmap) -> None:
+        blocks = len(self._expected) // ALIGNMENT_BYTES
+        offset_bytes = self._random.randrange(blocks) * ALIGNMENT_BYTES
+        length_bytes = self._random.randint(1, MAX_READ_BYTES // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+        expected = self._expected[offset_bytes : offset_bytes + length_bytes]
+        begun_ns = time.monotonic_ns()
+        with memoryview(buffer) as view, view[:length_bytes] as window:
+            try:
+                count = os.preadv(fd, [window], offset_bytes)
+            except OSError as error:
+                self.errors.append(f"read {self._path} at byte {offset_bytes}: {error}")
+                if len(self.errors) >= ERRORS_UNTIL_GIVING_UP:
+                    self._stopping.set()
+                return
+            self.operations.append(Operation(begun_ns, time.monotonic_ns()))
+            if count != len(expected) or window[:count] != expected:
+                place = f"{self._path} at byte {offset_bytes}, {length_bytes} bytes"
+                self.wrong.append(f"{place}: not what the image holds")
