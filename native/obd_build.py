@@ -19,5 +19,12 @@ ffibuilder.set_source(
     sources=sorted(f"native/src/{path.name}" for path in (HERE / "src").glob("*.c")),
     include_dirs=["native/src"],
     libraries=["lz4", "zstd"],
-    extra_compile_args=["-std=gnu11", "-O2", "-g", "-fvisibility=hidden"],
+    extra_compile_args=[
+        "-std=gnu11",
+        "-D_GNU_SOURCE",
+        "-pthread",
+        "-O2",
+        "-g",
+        "-fvisibility=hidden",
+    ],
 )

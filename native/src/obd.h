@@ -6,5 +6,6 @@
 #include "obd_err.h"
 #include "obd_image.h"
 #include "obd_journal.h"
+#include "obd_process.h"
 
 #endif
