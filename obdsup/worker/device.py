@@ -1,0 +1,206 @@
+"""One device of a worker, and the jobs that change it.
+
+While a job runs (``machine.BUSY``) only its thread touches the device's image and fds; otherwise
+only the loop's. ``lock`` guards the image against the one thread that may come in between: the
+follower. A job never raises an ``ObdError``: it returns how it ended.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from threading import Lock
+
+from obdsup.errors import NativeError, ObdError
+from obdsup.worker.machine import Event, State
+from obdsup.worker.native import Image, Ring, code_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from obdsup.worker.native import Engine
+    from obdsup.worker.requests import ImageFiles, Request
+
+__all__ = ["Device", "JobEnd", "attach", "close", "detach", "drop", "follow", "open_image"]
+
+
+class JobEnd:
+    """How a job ended: the event for the machine, and what to answer."""
+
+    __slots__ = ("answer", "error", "event")
+
+    def __init__(
+        self,
+        event: Event,
+        error: ObdError | None = None,
+        answer: dict[str, object] | None = None,
+    ) -> None:
+        self.event, self.error, self.answer = event, error, answer or {}
+
+
+class Device:
+    """A device by name. Owns its image, and while serving the ring's fds and the journal's."""
+
+    __slots__ = (
+        "device_id", "failed", "fds", "files", "generation", "image", "is_writable", "job_request",
+        "kind", "lock", "map_bytes", "name", "size_bytes", "state", "waiting",
+    )  # fmt: skip
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.state = State.ABSENT
+        self.files: ImageFiles | None = None
+        self.image: Image | None = None
+        self.size_bytes = 0
+        self.is_writable = False
+        self.lock = Lock()
+        self.device_id = 0
+        self.generation = 0
+        self.kind = ""
+        self.map_bytes = 0
+        self.fds: list[int] = []  # ring fds, then the journal's
+        self.failed = ""  # name of the error the engine dropped it with
+        self.job_request: tuple[object, Request] | None = None
+        self.waiting: deque[tuple[object, Request]] = deque()
+
+    def describe_image(self) -> dict[str, object]:
+        """The answer to ``prewarm``."""
+        return {"size_bytes": self.size_bytes, "is_writable": self.is_writable}
+
+
+def _close_image(device: Device) -> None:
+    image, device.image, device.files = device.image, None, None
+    if image is not None:
+        image.close()
+
+
+def _close_fds(device: Device) -> None:
+    while device.fds:
+        os.close(device.fds.pop())
+
+
+def _ensure_open(device: Device, files: ImageFiles) -> None:
+    if device.image is not None and device.files == files:
+        return
+    _close_image(device)
+    image = Image(files.lowers, files.upper)
+    device.image, device.files = image, files
+    device.size_bytes, device.is_writable = image.size_bytes, image.is_writable
+
+
+def open_image(device: Device, files: ImageFiles) -> JobEnd:
+    """Opens the image as a follower, in place of another one of this device."""
+    with device.lock:
+        try:
+            _ensure_open(device, files)
+        except ObdError as error:
+            return JobEnd(Event.OPEN_FAILED, error)
+    return JobEnd(Event.OPENED, answer=device.describe_image())
+
+
+def attach(device: Device, engine: Engine, request: Request) -> JobEnd:
+    """Opens the image unless it is warm, and takes the ring; on success owns the packet's fds."""
+    order, files = request.serve, request.image
+    assert order is not None
+    assert files is not None
+    fds = request.packet.fds
+    ring = Ring(
+        kind=order.kind,
+        map_bytes=order.map_bytes,
+        fds=fds[:-1],
+        journal_fd=fds[-1],
+        boot_id=order.boot_id,
+        uuid=order.uuid,
+        generation=order.generation,
+        mode=order.mode,
+    )
+    with device.lock:
+        try:
+            _ensure_open(device, files)
+        except ObdError as error:
+            return JobEnd(Event.OPEN_FAILED, error)
+        assert device.image is not None
+        try:
+            result = engine.attach(device.name, ring, device.image)
+        except ObdError as error:
+            return JobEnd(Event.ATTACH_FAILED, error)
+    device.fds, request.packet.fds = fds, []
+    device.device_id, device.generation = result["device_id"], order.generation
+    device.kind, device.map_bytes, device.failed = order.kind, order.map_bytes, ""
+    names = ("recovered", "already_done", "dropped", "attach_ns")
+    return JobEnd(Event.ATTACHED, answer={name: result[name] for name in names})
+
+
+def detach(device: Device, engine: Engine, timeout_ms: int) -> JobEnd:
+    """Lets go of the ring at a command boundary; the image stays open as a follower."""
+    try:
+        engine.detach(device.name, device.device_id, timeout_ms)
+    except NativeError as error:
+        if error.fields.get("code") == "OBD_E_TIMEOUT":
+            return JobEnd(Event.DETACH_FAILED, error)
+        return _let_go(device, error)
+    except ObdError as error:
+        return _let_go(device, error)
+    _close_fds(device)
+    return JobEnd(Event.DETACHED)
+
+
+def _let_go(device: Device, error: ObdError) -> JobEnd:
+    device.failed = str(error.fields.get("code", type(error).__name__))
+    _close_fds(device)
+    with device.lock:
+        _close_image(device)
+    return JobEnd(Event.CLOSED, error)
+
+
+def drop(device: Device, engine: Engine) -> JobEnd:
+    """Cleans up after the engine dropped the device: nothing of the ring stays open here."""
+    failed = device.failed
+    end = detach(device, engine, timeout_ms=0)
+    _close_fds(device)
+    with device.lock:
+        _close_image(device)
+    device.failed = failed
+    return JobEnd(Event.CLOSED, end.error)
+
+
+def close(device: Device) -> JobEnd:
+    """Closes the image."""
+    with device.lock:
+        _close_image(device)
+    return JobEnd(Event.CLOSED)
+
+
+def follow(device: Device) -> ObdError | None:
+    """Picks up what the writer appended since, unless a job has the image; returns a failure."""
+    if not device.lock.acquire(blocking=False):
+        return None
+    try:
+        if device.state is State.WARM and device.image is not None:
+            device.image.follow()
+    except ObdError as error:
+        return error
+    finally:
+        device.lock.release()
+    return None
+
+
+def stat(device: Device, engine: Engine) -> dict[str, object]:
+    """One row of ``stats``; ``image`` is null while a job has it."""
+    row: dict[str, object] = {
+        "name": device.name,
+        "state": device.state.value,
+        "generation": device.generation,
+        "failed": device.failed or None,
+        "in_flight": 0,
+        "image": None,
+        **device.describe_image(),
+    }
+    if device.state is State.SERVING:
+        code, row["in_flight"] = engine.stat(device.device_id)
+        row["failed"] = code_name(code) if code else None
+    if device.lock.acquire(blocking=False):
+        try:
+            row["image"] = device.image.stat() if device.image is not None else None
+        finally:
+            device.lock.release()
+    return row
