@@ -1,0 +1,150 @@
+"""state.db: SQLite in WAL mode with synchronous=FULL, one writer thread, a total order of writes.
+
+A write is a function over the connection. ``commit`` returns when it is on disk; ``later`` puts it
+in the same queue and returns at once. Writes become durable in the order they were given, each
+batch of queued ones in one transaction: a crash loses a suffix of the queue, never a middle. The
+order of writes, the commit point and what each crash leaves are listed in DESIGN.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+from obdsup.errors import StateError
+from obdsup.state.migrations import SCHEMA_VERSION, migrate
+
+__all__ = ["SCHEMA_VERSION", "Database", "Write"]
+
+Write = Callable[[sqlite3.Connection], object]
+BATCH_MAX = 256
+log = logging.getLogger(__name__)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+    return connection
+
+
+class Database:
+    """The open database; one per supervisor, under its lock. ``close`` waits for queued writes.
+
+    Raises:
+        StateError: not a database, damaged, or of a newer release.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._queue: queue.SimpleQueue[tuple[Write, Future[object] | None] | None]
+        self._queue = queue.SimpleQueue()
+        try:
+            self._writer = _connect(path)
+            migrate(self._writer, str(path))
+            self._reader = _connect(path)
+        except sqlite3.DatabaseError as error:
+            raise StateError(
+                f"{path} can not be used: {error}",
+                hint="move it away to start empty; devices that are up are then unknown",
+                path=str(path),
+            ) from error
+        self._reader_lock = threading.Lock()
+        self._failure: str = ""
+        self._thread = threading.Thread(target=self._run, name="state-writer", daemon=True)
+        self._thread.start()
+
+    def commit(self, write: Write) -> object:
+        """Carries out a write and returns its value once it is on disk.
+
+        Raises:
+            StateError: it could not be made durable; nothing of it is.
+        """
+        done: Future[object] = Future()
+        self._queue.put((write, done))
+        return done.result()
+
+    def later(self, write: Write) -> None:
+        """Queues a write behind all earlier ones; failures are logged and seen in ``failure``."""
+        self._queue.put((write, None))
+
+    def read(self, query: Callable[[sqlite3.Connection], object]) -> object:
+        """Runs a query on what is committed (not on what is queued)."""
+        with self._reader_lock:
+            return query(self._reader)
+
+    def flush(self) -> None:
+        """Returns when everything queued so far is on disk."""
+        self.commit(lambda connection: None)
+
+    @property
+    def failure(self) -> str:
+        """Why the last write failed, "" when it did not."""
+        return self._failure
+
+    def close(self) -> None:
+        """Writes what is queued and closes; fine to call twice."""
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+            self._reader.close()
+            self._writer.close()
+
+    def _run(self) -> None:
+        while True:
+            batch = [self._queue.get()]
+            while batch[-1] is not None and len(batch) < BATCH_MAX:
+                try:
+                    batch.append(self._queue.get_nowait())
+                except queue.Empty:
+                    break
+            self._write([item for item in batch if item is not None])
+            if batch[-1] is None:
+                return
+
+    def _write(self, batch: list[tuple[Write, Future[object] | None]]) -> None:
+        """One transaction for the batch; when it fails, one each: only the bad one fails."""
+        if not batch:
+            return
+        try:
+            values = self._transaction([write for write, _ in batch])
+        except Exception as error:  # noqa: BLE001 - given to whoever waits, or logged
+            if len(batch) > 1:
+                for item in batch:
+                    self._write([item])
+                return
+            self._fail(batch[0][1], error)
+            return
+        self._failure = ""
+        for (_, done), value in zip(batch, values, strict=True):
+            if done is not None:
+                done.set_result(value)
+
+    def _transaction(self, writes: list[Write]) -> list[object]:
+        self._writer.execute("BEGIN IMMEDIATE")
+        try:
+            values = [write(self._writer) for write in writes]
+            self._writer.execute("COMMIT")
+        except BaseException:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            raise
+        return values
+
+    def _fail(self, done: Future[object] | None, error: Exception) -> None:
+        self._failure = str(error)
+        if done is None:
+            log.error("state.lost path=%s reason=%s", self.path, error)
+            return
+        if isinstance(error, sqlite3.Error):
+            wrapped = StateError(f"{self.path} could not be written: {error}", path=str(self.path))
+            wrapped.__cause__ = error
+            done.set_exception(wrapped)
+        else:
+            done.set_exception(error)

@@ -1,0 +1,76 @@
+"""The schema of state.db and the steps between its versions.
+
+Columns and tables are only added. A database of a newer release is refused by name; an older one
+is brought forward in one transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from obdsup.errors import StateError
+
+__all__ = ["SCHEMA_VERSION", "migrate"]
+
+MAGIC = 0x4F424453  # "OBDS", SQLite's application_id
+SCHEMA_VERSION = 1
+
+_VERSION_1 = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE devices (
+    name TEXT PRIMARY KEY, uuid TEXT NOT NULL UNIQUE, image TEXT NOT NULL, lowers TEXT NOT NULL,
+    writable INTEGER NOT NULL, upper_data TEXT, upper_index TEXT, size_bytes INTEGER NOT NULL,
+    provider TEXT NOT NULL, provider_ids TEXT NOT NULL, block_device TEXT NOT NULL,
+    phase TEXT NOT NULL, generation INTEGER NOT NULL, worker_id TEXT NOT NULL,
+    reason TEXT NOT NULL, takeovers INTEGER NOT NULL, last_takeover TEXT, created REAL NOT NULL
+) STRICT;
+CREATE TABLE workers (
+    id TEXT PRIMARY KEY, pid INTEGER NOT NULL, start_time INTEGER NOT NULL, socket TEXT NOT NULL
+) STRICT;
+CREATE TABLE operations (
+    device TEXT PRIMARY KEY, kind TEXT NOT NULL, step TEXT NOT NULL, started REAL NOT NULL
+) STRICT;
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, ts REAL NOT NULL, name TEXT NOT NULL,
+    device TEXT NOT NULL, fields TEXT NOT NULL
+) STRICT;
+CREATE TABLE checkpoints (
+    device TEXT PRIMARY KEY, ts REAL NOT NULL, generation INTEGER NOT NULL,
+    next_sequence INTEGER NOT NULL, next_offset INTEGER NOT NULL, counters TEXT NOT NULL
+) STRICT;
+"""
+
+# _STEPS[n] brings a database of version n to n + 1.
+_STEPS: tuple[str, ...] = (_VERSION_1,)
+
+
+def migrate(connection: sqlite3.Connection, path: str) -> None:
+    """Brings an empty or older database to SCHEMA_VERSION.
+
+    Raises:
+        StateError: a newer version, or somebody else's database.
+    """
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    magic = int(connection.execute("PRAGMA application_id").fetchone()[0])
+    tables = int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+    if magic != MAGIC and (magic or version or tables):
+        raise StateError(
+            f"{path} is a database, but not one of obdsup: application_id {magic:#x}, "
+            f"expected {MAGIC:#x}",
+            path=path,
+        )
+    if version > SCHEMA_VERSION:
+        raise StateError(
+            f"{path} has schema version {version}, this release knows up to {SCHEMA_VERSION}",
+            hint="start the release that wrote it, or a newer one",
+            path=path,
+            expected=SCHEMA_VERSION,
+            got=version,
+        )
+    if version == SCHEMA_VERSION:
+        return
+    script = "".join(_STEPS[version:])
+    connection.executescript(
+        f"BEGIN IMMEDIATE;{script}PRAGMA application_id={MAGIC};"
+        f"PRAGMA user_version={SCHEMA_VERSION};COMMIT;"
+    )
