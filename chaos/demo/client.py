@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +12,15 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from chaos.demo.checker import ERRORS_UNTIL_GIVING_UP, Checker
 from chaos.demo.latency import Operation
 from chaos.demo.ledger import Ledger, Verdict
 
-__all__ = ["Client", "connect", "read_back", "wait_answering"]
+__all__ = ["FAILURES", "Client", "connect", "read_back", "wait_answering"]
 
 KEYS_PER_CLIENT = 2000
 SET_SHARE = 0.7
-ERRORS_UNTIL_GIVING_UP = 20
+FAILURES = (redis.RedisError, OSError)
 
 
 def connect(socket: Path, timeout_s: float) -> redis.Redis:
@@ -28,6 +28,7 @@ def connect(socket: Path, timeout_s: float) -> redis.Redis:
     return redis.Redis(
         unix_socket_path=str(socket),
         socket_timeout=timeout_s,
+        protocol=2,
         retry=Retry(NoBackoff(), 0),
         single_connection_client=True,
     )
@@ -45,38 +46,26 @@ def wait_answering(socket: Path, is_running: Callable[[], bool], timeout_s: floa
             with connect(socket, timeout_s) as client:
                 client.ping()
                 return
-        except (redis.RedisError, OSError) as error:
+        except FAILURES as error:
             if time.monotonic() > deadline or not is_running():
                 raise TimeoutError(f"redis does not answer at {socket}: {error}") from error
             time.sleep(0.02)
 
 
-class Client(threading.Thread):
-    """One client: SETs keys of its own, new ones and old ones again, and GETs them.
-
-    Read the attributes after ``join``: ``operations`` (each with its start and end), ``errors``
-    (what redis or the connection said) and ``wrong`` (values that should not have been seen).
-    """
+class Client(Checker):
+    """One client: SETs keys of its own, new ones and old ones again, and GETs them."""
 
     def __init__(
         self, number: int, seed: int, ledger: Ledger, socket: Path, timeout_s: float
     ) -> None:
-        super().__init__(name=f"client-{number}", daemon=True)
-        self.operations: list[Operation] = []
-        self.errors: list[str] = []
-        self.wrong: list[str] = []
+        super().__init__(f"client-{number}")
         self.set_cnt = 0
         self._number = number
         self._random = random.Random(f"{seed}/{number}")
         self._ledger = ledger
         self._socket = socket
         self._timeout_s = timeout_s
-        self._stopping = threading.Event()
         self._own: list[str] = []
-
-    def stop(self) -> None:
-        """Asks it to end after the operation it is in."""
-        self._stopping.set()
 
     def run(self) -> None:
         while not self._stopping.is_set() and len(self.errors) < ERRORS_UNTIL_GIVING_UP:
@@ -84,7 +73,7 @@ class Client(threading.Thread):
                 with connect(self._socket, self._timeout_s) as client:
                     while not self._stopping.is_set():
                         self._operate(client)
-            except (redis.RedisError, OSError) as error:
+            except FAILURES as error:
                 self.errors.append(f"{self.name}: {type(error).__name__}: {error}")
                 self._stopping.wait(0.1)
 

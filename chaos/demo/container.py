@@ -32,9 +32,7 @@ MOUNTS = [
 
 def bundle_config(rootfs: Path, command: list[str]) -> dict[str, object]:
     """The OCI runtime config: namespaces, no resource limits, writable rootfs."""
-    capabilities = dict.fromkeys(
-        ("bounding", "effective", "permitted", "inheritable"), CAPABILITIES
-    )
+    kinds = ("bounding", "effective", "permitted", "inheritable")
     return {
         "ociVersion": "1.0.2",
         "hostname": "demo",
@@ -45,7 +43,7 @@ def bundle_config(rootfs: Path, command: list[str]) -> dict[str, object]:
             "args": command,
             "env": ["PATH=/usr/bin:/bin"],
             "cwd": "/",
-            "capabilities": capabilities,
+            "capabilities": dict.fromkeys(kinds, CAPABILITIES),
             "noNewPrivileges": True,
         },
         "mounts": MOUNTS,

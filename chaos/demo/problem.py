@@ -41,24 +41,28 @@ def run(
     """
     arguments = [str(part) for part in command]
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             arguments,
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             errors="replace",
             cwd=cwd,
             env={**os.environ, **(env or {})},
-            timeout=timeout_s,
             start_new_session=True,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except OSError as error:
         raise DemoError(f"{what}: {error}") from error
-    if done.returncode not in ok:
-        said = (done.stderr.strip() or done.stdout.strip())[-1500:]
-        raise DemoError(f"{what}: {arguments[0]} ended with {done.returncode}: {said}")
-    return done.stdout
+    try:
+        output, errors = process.communicate(stdin, timeout=timeout_s)
+    except subprocess.TimeoutExpired as error:
+        process.kill()  # and no wait: a tool that waits for a dead disk can not even be killed
+        raise DemoError(f"{what}: {arguments[0]} did not end in {timeout_s:.0f} s") from error
+    if process.returncode not in ok:
+        said = (errors.strip() or output.strip())[-1500:]
+        raise DemoError(f"{what}: {arguments[0]} ended with {process.returncode}: {said}")
+    return output
 
 
 def venv_program(name: str) -> str:

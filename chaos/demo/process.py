@@ -3,50 +3,40 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Process", "processes_naming", "start_time"]
+from obdsup.state.process import ProcessIdentity, has_exited, identify, open_pidfd
 
-
-def start_time(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None when it is dead or a zombie."""
-    try:
-        line = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    fields = line.rpartition(")")[2].split()  # the name before it may hold anything
-    return None if fields[0] in "ZX" else int(fields[19])
+__all__ = ["Process", "processes_naming"]
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
     """One process for ever: a pid that was handed out again is another ``Process``."""
 
-    pid: int
-    started: int
+    identity: ProcessIdentity
 
     @classmethod
     def of(cls, pid: int) -> Process | None:
-        """The process that has this pid now, or None."""
-        started = start_time(pid) if pid > 0 else None
-        return None if started is None else cls(pid, started)
+        """The process that has this pid now; None for none or a zombie."""
+        identity = identify(pid)
+        return None if identity is None else cls(identity)
+
+    @property
+    def pid(self) -> int:
+        return self.identity.pid
 
     def is_alive(self) -> bool:
-        return start_time(self.pid) == self.started
+        return identify(self.pid) == self.identity
 
     def send(self, number: signal.Signals) -> bool:
         """Sends a signal to exactly this process; False when it was gone already."""
-        try:
-            fd = os.pidfd_open(self.pid)
-        except OSError:
+        fd = open_pidfd(self.identity)
+        if fd is None:
             return False
         try:
-            # The pidfd holds the pid: what start_time sees from here on is what gets the signal.
-            if not self.is_alive():
-                return False
             signal.pidfd_send_signal(fd, number)
         except ProcessLookupError:
             return False
@@ -56,14 +46,11 @@ class Process:
 
     def wait_gone(self, timeout_s: float) -> bool:
         """Waits until it is dead (a zombie is dead); False when it outlived the time."""
-        try:
-            fd = os.pidfd_open(self.pid)
-        except OSError:
+        fd = open_pidfd(self.identity)
+        if fd is None:
             return True
         try:
-            if not self.is_alive():
-                return True
-            return bool(select.select([fd], [], [], timeout_s)[0])
+            return has_exited(fd, timeout_s)
         finally:
             os.close(fd)
 

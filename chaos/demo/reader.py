@@ -8,10 +8,10 @@ from __future__ import annotations
 import mmap
 import os
 import random
-import threading
 import time
 from pathlib import Path
 
+from chaos.demo.checker import ERRORS_UNTIL_GIVING_UP, Checker
 from chaos.demo.latency import Operation
 
 __all__ = ["DirectReader"]
@@ -19,28 +19,16 @@ __all__ = ["DirectReader"]
 ALIGNMENT_BYTES = 4096
 MAX_READ_BYTES = 128 * 1024
 PAUSE_S = 0.004  # leaves the processors to redis
-ERRORS_UNTIL_GIVING_UP = 20
 
 
-class DirectReader(threading.Thread):
-    """Reads random blocks of ``path`` past the page cache and compares them with ``copy``.
-
-    Read ``operations``, ``errors`` and ``wrong`` after ``join``.
-    """
+class DirectReader(Checker):
+    """Reads random blocks of ``path`` past the page cache and compares them with ``copy``."""
 
     def __init__(self, path: Path, copy: Path, seed: int) -> None:
-        super().__init__(name="direct-reader", daemon=True)
-        self.operations: list[Operation] = []
-        self.errors: list[str] = []
-        self.wrong: list[str] = []
+        super().__init__("direct-reader")
         self._path = path
         self._expected = copy.read_bytes()
         self._random = random.Random(f"{seed}/reader")
-        self._stopping = threading.Event()
-
-    def stop(self) -> None:
-        """Asks it to end after the read it is in."""
-        self._stopping.set()
 
     def run(self) -> None:
         try:

@@ -1,0 +1,155 @@
+"""The kills themselves: aimed at commands in flight, at exactly the right process, and proven.
+
+A kill is proven to have landed by the journal: the successor found commands that its predecessor
+had taken and not finished (``recovered`` grew), or one it had just finished (``already_done``).
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from chaos.demo.counters import Counters
+from chaos.demo.problem import DemoError
+from chaos.demo.process import Process
+from chaos.demo.schedule import Kind
+
+__all__ = ["Killer", "LandedKill", "Target"]
+
+AIM_TIMEOUT_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class LandedKill:
+    """One kill and what came of it; times are CLOCK_MONOTONIC nanoseconds.
+
+    ``served_ns``: first completion by the successor; after a supervisor's death alone, its
+    successor's first answer. ``recovered`` counts in-flight commands that were executed again,
+    ``already_done`` those that turned out to be finished: both stay 0 when only a supervisor died.
+    """
+
+    kind: Kind
+    killed_ns: int
+    served_ns: int
+    recovered: int
+    already_done: int
+
+    @property
+    def hit_in_flight(self) -> bool:
+        return self.recovered + self.already_done > 0
+
+
+class Target(Protocol):
+    """The installation as the killer sees it (``Node``; a fake in tests)."""
+
+    def supervisor(self) -> Process: ...
+    def start_supervisor(self) -> None: ...
+    def reap_supervisor(self) -> None: ...
+    def is_answering(self) -> bool: ...
+    def has_standby(self) -> bool: ...
+
+
+class Killer:
+    """Carries out kills one at a time and sees each through.
+
+    Args:
+        read: reads the device's journal counters now.
+        wait_until: waits for a predicate with a bound and a name; raises DemoError at the bound.
+        patience_s: bound of each wait.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        read: Callable[[], Counters],
+        wait_until: Callable[[Callable[[], bool], float, str], None],
+        patience_s: float,
+    ) -> None:
+        self._target = target
+        self._read = read
+        self._wait_until = wait_until
+        self._patience_s = patience_s
+
+    def wait_ready(self) -> None:
+        """Waits until a standby is ready to take over: a kill before that would test its start.
+
+        Raises:
+            DemoError: not within the bound.
+        """
+        self._wait_until(self._target.has_standby, self._patience_s, "a warm standby")
+
+    def kill(self, kind: Kind) -> LandedKill:
+        """Kills, starts what systemd would start again, and waits until the device is served.
+
+        Raises:
+            DemoError: a victim was not who it should be, or service did not come back.
+        """
+        if kind is Kind.SUPERVISOR:
+            return self._kill_supervisor()
+        worker = self._worker()
+        supervisor = self._target.supervisor() if kind is Kind.BOTH else None
+        before = self._aim()
+        killed_ns = time.monotonic_ns()
+        if supervisor is not None:
+            supervisor.send(signal.SIGKILL)  # first, or it would act on the worker's death
+        if not worker.send(signal.SIGKILL):
+            raise DemoError(f"worker {worker.pid} was gone before it was killed")
+        if supervisor is not None:
+            self._restart_supervisor()
+        self._wait_until(
+            lambda: self._is_served_by_successor(before.owner_generation, killed_ns),
+            self._patience_s,
+            f"service after the {kind.value} died",
+        )
+        after = self._read()
+        return LandedKill(
+            kind,
+            killed_ns,
+            after.first_publish_ns,
+            after.recovered - before.recovered,
+            after.already_done - before.already_done,
+        )
+
+    def _kill_supervisor(self) -> LandedKill:
+        before = self._read()
+        supervisor = self._target.supervisor()
+        killed_ns = time.monotonic_ns()
+        supervisor.send(signal.SIGKILL)
+        self._restart_supervisor()
+        self._wait_until(
+            self._target.is_answering, self._patience_s, "an answer of the next supervisor"
+        )
+        after = self._read()
+        if (after.owner_pid, after.owner_generation) != (before.owner_pid, before.owner_generation):
+            raise DemoError(
+                "the next supervisor did not adopt the worker: "
+                f"pid {before.owner_pid} generation {before.owner_generation} became "
+                f"pid {after.owner_pid} generation {after.owner_generation}"
+            )
+        return LandedKill(Kind.SUPERVISOR, killed_ns, time.monotonic_ns(), 0, 0)
+
+    def _restart_supervisor(self) -> None:
+        self._target.reap_supervisor()
+        self._target.start_supervisor()
+
+    def _worker(self) -> Process:
+        pid = self._read().owner_pid
+        process = Process.of(pid)
+        if process is None:
+            raise DemoError(f"the journal names worker {pid}, which is not running")
+        return process
+
+    def _aim(self) -> Counters:
+        """Waits a moment for a command in flight; returns the counters as they are then."""
+        deadline = time.monotonic() + AIM_TIMEOUT_S
+        counters = self._read()
+        while not counters.in_flight and time.monotonic() < deadline:
+            counters = self._read()
+        return counters
+
+    def _is_served_by_successor(self, generation: int, killed_ns: int) -> bool:
+        counters = self._read()
+        return counters.owner_generation > generation and counters.first_publish_ns > killed_ns

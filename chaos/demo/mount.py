@@ -1,0 +1,70 @@
+"""The device's ext4 file system, mounted: the container's rootfs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from chaos.demo.problem import DemoError, run
+
+__all__ = ["Mount"]
+
+UNMOUNT_TIMEOUT_S = 60.0
+
+
+class Mount:
+    """A mount point of ours; ``mount`` and ``unmount`` alternate, ``unmount`` may be repeated."""
+
+    def __init__(self, device: str, folder: Path) -> None:
+        self.folder = folder
+        self.is_mounted = False
+        self._device = device
+
+    @property
+    def device_name(self) -> str:
+        """The kernel's name of the block device, such as ``loop3``."""
+        return Path(self._device).resolve().name
+
+    def mount(self) -> None:
+        """Mounts it read-write.
+
+        Raises:
+            DemoError: mount refused.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = ["mount", "-t", "ext4", "-o", "noatime", self._device, str(self.folder)]
+        run(command, what=f"mount {self._device}")
+        self.is_mounted = True
+
+    def unmount(self) -> None:
+        """Unmounts it, waiting for whoever still has a file open for a moment.
+
+        Raises:
+            DemoError: it stays busy; it is then taken out of the tree lazily all the same.
+        """
+        deadline = time.monotonic() + UNMOUNT_TIMEOUT_S
+        while self.is_mounted:
+            try:
+                run(["umount", self.folder], what=f"unmount {self._device}", timeout_s=300)
+                self.is_mounted = False
+            except DemoError:
+                if time.monotonic() > deadline:
+                    self.is_mounted = False
+                    run(["umount", "--lazy", self.folder], what="unmount lazily")
+                    raise
+                time.sleep(0.2)
+
+    def error_count(self) -> int:
+        """The errors ext4 has noted in its superblock, ever."""
+        path = Path("/sys/fs/ext4") / self.device_name / "errors_count"
+        return int(path.read_text()) if path.is_file() else 0
+
+    def check(self) -> list[str]:
+        """A full e2fsck without repair of the unmounted device; returns what it found wrong."""
+        if self.is_mounted:
+            raise DemoError("e2fsck of a mounted device means nothing")
+        try:
+            run(["e2fsck", "-f", "-n", self._device], what="e2fsck", timeout_s=1800)
+        except DemoError as error:
+            return [str(error)]
+        return []

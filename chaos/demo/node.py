@@ -1,0 +1,191 @@
+"""The installation under test: one supervisor with its workers, in folders of this run's own.
+
+Devices are made and removed by the command line. What is asked often (is a standby ready?) goes
+over the control socket instead: a Python start per question would take processor time from what is
+measured.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from chaos.demo.problem import DemoError, run, say, venv_program
+from chaos.demo.process import Process, processes_naming
+from obdsup.errors import ObdError
+from obdsup.state.control import SOCKET_NAME, ControlClient
+
+__all__ = ["Node", "wait_until"]
+
+
+def wait_until(predicate: Callable[[], bool], timeout_s: float, what: str) -> None:
+    """Waits until it is true.
+
+    Raises:
+        DemoError: not within the time; names what was waited for.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not predicate():
+        if time.monotonic() > deadline:
+            raise DemoError(f"{what}: not within {timeout_s:.0f} s")
+        time.sleep(0.01)
+
+
+class Node:
+    """One supervisor and all that it starts.
+
+    Args:
+        run_dir: made by the caller, empty, named by no process of anyone else.
+        state_dir: likewise.
+        patience_s: how long one step may take on this machine.
+    """
+
+    def __init__(self, run_dir: Path, state_dir: Path, provider: str, patience_s: float) -> None:
+        self.run_dir = run_dir
+        self.patience_s = patience_s
+        self._state_dir = state_dir
+        self._provider = provider
+        self._supervisor: subprocess.Popen[bytes] | None = None
+        self._control = ControlClient(str(run_dir / SOCKET_NAME), timeout_s=patience_s)
+
+    def start_supervisor(self) -> None:
+        """Starts a supervisor, as systemd would; returns before it is ready."""
+        command = [*self._command(), "supervisor", "--provider", self._provider]
+        with (self.run_dir / "supervisor.log").open("ab") as log:
+            self._supervisor = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def supervisor(self) -> Process:
+        """The running supervisor.
+
+        Raises:
+            DemoError: it ended without having been killed by us.
+        """
+        process = Process.of(self._supervisor.pid) if self._supervisor else None
+        if process is None:
+            raise DemoError(f"the supervisor ended: {self.log_end()}")
+        return process
+
+    def reap_supervisor(self) -> None:
+        """Waits for a supervisor that was killed."""
+        if self._supervisor is not None:
+            self._supervisor.wait()
+            self._supervisor = None
+
+    def is_answering(self) -> bool:
+        """Whether the supervisor answers on its socket; False while it starts."""
+        try:
+            self.ask("status")
+        except (ObdError, OSError):
+            self.supervisor()
+            return False
+        return True
+
+    def has_standby(self) -> bool:
+        """Whether a warm standby is ready to take over."""
+        try:
+            return int(self.ask("status").get("standbys_ready", 0)) > 0
+        except (ObdError, OSError):
+            self.supervisor()
+            return False
+
+    def ask(self, operation: str) -> Any:
+        """One question over the control socket; raises as ControlClient does."""
+        return self._control.call(operation)
+
+    def obdsup(self, *arguments: str) -> Any:
+        """Runs one obdsup command and returns what it printed as JSON.
+
+        Raises:
+            DemoError: it failed; says with what.
+        """
+        command = [*self._command(), "--json", *arguments]
+        what = f"obdsup {' '.join(arguments[:2])}"
+        output = run(command, what=what, timeout_s=self.patience_s * 4)
+        try:
+            return json.loads(output) if output.strip() else None
+        except ValueError as error:
+            raise DemoError(f"{what}: not JSON: {output[:200]!r}") from error
+
+    def log_end(self) -> str:
+        """The last lines the supervisor wrote."""
+        path = self.run_dir / "supervisor.log"
+        return path.read_text(errors="replace")[-1500:].strip() if path.is_file() else ""
+
+    def remove_device(self, name: str) -> None:
+        """Removes the device; starts a supervisor for it when there is none. Fine when it is gone.
+
+        Raises:
+            DemoError: it could not be removed.
+        """
+        if self._supervisor is None or Process.of(self._supervisor.pid) is None:
+            self.reap_supervisor()
+            self.start_supervisor()
+        wait_until(self.is_answering, self.patience_s, "the supervisor that removes the device")
+        if any(row.get("name") == name for row in self.ask("device.list")):
+            self.obdsup("device", "remove", name)
+
+    def clean_up(self) -> None:
+        """Ends every process of this installation and takes its mounts and loop devices away.
+
+        Raises:
+            DemoError: something is left behind; says what.
+        """
+        if self._supervisor is not None:
+            self._end([p for p in [Process.of(self._supervisor.pid)] if p])
+            self.reap_supervisor()
+        self._end(processes_naming(self.run_dir))
+        for loop in Path("/sys/block").glob("loop*/loop/backing_file"):
+            if _is_below(_read(loop), self.run_dir):
+                run(["losetup", "-d", f"/dev/{loop.parts[3]}"], what="detach a left loop device")
+        for mounted in _mounts_below(self.run_dir):
+            run(["umount", "--lazy", mounted], what=f"unmount what is left at {mounted}")
+        left = processes_naming(self.run_dir)
+        if left:
+            raise DemoError(f"processes that do not end: {', '.join(str(p.pid) for p in left)}")
+        for folder in (self.run_dir, self._state_dir):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _end(self, processes: list[Process]) -> None:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for process in processes:
+                process.send(number)
+            deadline = time.monotonic() + 10
+            processes = [
+                p for p in processes if not p.wait_gone(max(0.0, deadline - time.monotonic()))
+            ]
+            if processes and number is signal.SIGTERM:
+                say(f"still there after SIGTERM: {', '.join(str(p.pid) for p in processes)}")
+
+    def _command(self) -> list[str]:
+        folders = ["--run-dir", str(self.run_dir), "--state-dir", str(self._state_dir)]
+        return [venv_program("obdsup"), *folders]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _is_below(path: str, folder: Path) -> bool:
+    return path.startswith(f"{folder}{os.sep}")
+
+
+def _mounts_below(folder: Path) -> list[str]:
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    points = [line.split()[4].encode().decode("unicode_escape") for line in lines]
+    return sorted((p for p in points if _is_below(p, folder)), key=len, reverse=True)

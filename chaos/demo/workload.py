@@ -1,0 +1,64 @@
+"""What runs while things are killed: the checking clients and the direct reader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from chaos.demo.checker import Checker
+from chaos.demo.client import Client
+from chaos.demo.latency import Operation
+from chaos.demo.ledger import Ledger
+from chaos.demo.problem import DemoError
+from chaos.demo.reader import DirectReader
+
+__all__ = ["Workload"]
+
+CLIENTS = 4
+RECENT = 500  # operations per thread that a stall just now can be among
+
+
+class Workload:
+    """The threads that load and check; ``start``, then ``stop``, once."""
+
+    def __init__(
+        self, socket: Path, probe: Path, copy: Path, seed: int, ledger: Ledger, patience_s: float
+    ) -> None:
+        self.clients = [Client(n, seed, ledger, socket, patience_s) for n in range(CLIENTS)]
+        self.reader = DirectReader(probe, copy, seed)
+        self._threads: list[Checker] = [*self.clients, self.reader]
+        self._patience_s = patience_s
+
+    def start(self) -> None:
+        """Starts all threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Lets each thread finish the operation it is in. Fine to call again.
+
+        Raises:
+            DemoError: an operation does not end: its I/O hangs.
+        """
+        for thread in self._threads:
+            thread.stop()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(self._patience_s)
+            if thread.is_alive():
+                raise DemoError(f"{thread.name} hangs in an operation")
+
+    def recent(self) -> list[Operation]:
+        """The latest operations of every thread."""
+        return [o for thread in self._threads for o in thread.operations[-RECENT:]]
+
+    def operations(self) -> list[Operation]:
+        """All operations of every thread."""
+        return [o for thread in self._threads for o in thread.operations]
+
+    def errors(self) -> list[str]:
+        """What failed, one line each."""
+        return [e for thread in self._threads for e in thread.errors]
+
+    def wrong(self) -> list[str]:
+        """What was read and should not have been, one line each."""
+        return [w for thread in self._threads for w in thread.wrong]
