@@ -29,6 +29,9 @@ help:
 
 setup: .setup/native.stamp
 
+demo: setup
+	@$(VENV)/python -m chaos.demo
+
 test: setup
 	@$(VENV)/python -m pytest
 
@@ -38,4 +41,4 @@ check: setup
 	@$(MAKE) -s -C native test SAN=asan
 	@$(MAKE) -s -C native test SAN=tsan
 
-.PHONY: help setup test check
+.PHONY: help setup demo test check
