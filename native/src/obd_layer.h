@@ -1,0 +1,45 @@
+/*
+ * One sealed layer: file, tar wrapper, ZFile or raw, LSMT trailer and index.
+ *
+ *	[header 4096][payload...][index entries][trailer 4096]	of the inner file
+ *
+ * Source: overlaybd-formats 1.5 and 3.
+ */
+#ifndef OBD_LAYER_H
+#define OBD_LAYER_H
+
+#include <stddef.h>
+
+#include "obd_file.h"
+#include "obd_lsmt.h"
+#include "obd_zfile.h"
+
+struct obd_layer {
+	struct obd_file file;
+	struct obd_zfile *zfile; /* NULL: raw */
+	uint64_t size_bytes;	 /* of the inner file */
+	uint64_t virtual_size_bytes;
+	struct obd_segment *segments; /* sorted, disjoint; owner: the layer until it is taken */
+	size_t segment_cnt;
+};
+
+/*
+ * Opens and validates; segments carry `tag`. After success *layer must not move (the ZFile points
+ * into it); deinit it. After failure nothing is held.
+ * Index memory grows as entries are read, never ahead of what the file holds.
+ */
+int obd_layer_init(struct obd_layer *layer, const char *path, uint8_t tag,
+		   struct obd_errinfo *info);
+void obd_layer_deinit(struct obd_layer *layer);
+
+/* Bytes of the inner file, to the cursor, which moves. */
+static inline int obd_layer_read(struct obd_layer *layer, uint64_t offset_bytes, uint64_t length,
+				 struct obd_cursor *cursor, uint32_t flags,
+				 struct obd_errinfo *info)
+{
+	if (layer->zfile)
+		return obd_zfile_read(layer->zfile, offset_bytes, length, cursor, flags, info);
+	return obd_file_read(&layer->file, offset_bytes, length, cursor, flags, info);
+}
+
+#endif

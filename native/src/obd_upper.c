@@ -1,0 +1,688 @@
+#include "obd_upper.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "obd_barrier.h"
+#include "obd_bytes.h"
+#include "obd_map.h"
+
+#define CHUNK_RECORDS	  4096u
+#define WRITE_MAX_RECORDS 64u /* one write: 512 MiB; the kernel sends 512 KiB at most */
+#define SLOTS		  64u
+
+struct obd_upper {
+	struct obd_file data;
+	struct obd_file index;
+	bool is_read_only; /* the files could not be opened for writing */
+	uint8_t tag;
+	uint64_t virtual_size_bytes;
+
+	pthread_rwlock_t map_lock;
+	struct obd_map map;
+
+	pthread_mutex_t commit;
+	pthread_cond_t turn_passed;
+	uint64_t index_end;	    /* bytes of the index file that are in the map */
+	uint64_t data_end;	    /* where the next extent begins */
+	uint64_t committed_sectors; /* end of the furthest extent a record names */
+	uint64_t next_ticket;	    /* extents are reserved ... */
+	uint64_t turn;		    /* ... and committed in this order */
+	uint64_t *reserved;	    /* borrowed while writing */
+	bool is_writing;
+	uint64_t torn_bytes_cut;
+
+	pthread_mutex_t flush;	/* one flush at a time: an error is reported once per file */
+	uint64_t flushes_begun; /* written with `flush` held */
+	int sync_errno;		/* of the first failed sync, for ever; with `flush` held */
+};
+
+static int fail_at(const struct obd_file *file, const char *what, int code, int err, uint64_t at,
+		   struct obd_errinfo *info)
+{
+	obd_fail_errno(info, code, err, file->path, what);
+	if (info)
+		info->offset_bytes = at;
+	return code;
+}
+
+static int code_of_write(int err)
+{
+	return err == ENOSPC || err == EDQUOT ? OBD_E_NOSPACE : OBD_E_IO;
+}
+
+/* ---- open ---- */
+
+static int open_pair(struct obd_upper *upper, const char *data_path, const char *index_path,
+		     struct obd_errinfo *info)
+{
+	struct obd_errinfo first = {0};
+	int rc = obd_file_open(data_path, O_RDWR, &first, &upper->data);
+
+	if (!rc)
+		rc = obd_file_open(index_path, O_RDWR, &first, &upper->index);
+	if (rc && (first.sys_errno == EACCES || first.sys_errno == EROFS)) {
+		/* good enough to follow */
+		obd_file_close(&upper->data);
+		upper->is_read_only = true;
+		rc = obd_file_open(data_path, O_RDONLY, &first, &upper->data);
+		if (!rc)
+			rc = obd_file_open(index_path, O_RDONLY, &first, &upper->index);
+	}
+	if (rc && info)
+		*info = first;
+	return rc;
+}
+
+static int read_headers(struct obd_upper *upper, struct obd_errinfo *info)
+{
+	const uint32_t kind = OBD_LSMT_FLAG_HEADER | OBD_LSMT_FLAG_DATA;
+	uint8_t area[OBD_LSMT_SPACE_BYTES];
+	struct obd_lsmt_ht data;
+	struct obd_lsmt_ht index;
+	int rc = obd_file_read_buffer(&upper->data, 0, area, sizeof(area), 0, info);
+
+	if (!rc)
+		rc = obd_lsmt_decode_ht(area, kind, kind, upper->data.path, 0, info, &data);
+	if (rc)
+		return rc;
+	if (data.flags & OBD_LSMT_FLAG_SPARSE)
+		return obd_fail_value(info, OBD_E_UNSUPPORTED, upper->data.path,
+				      "lsmt sparse writable layer", 28, 0, data.flags);
+	rc = obd_file_read_buffer(&upper->index, 0, area, sizeof(area), 0, info);
+	if (!rc)
+		rc = obd_lsmt_decode_ht(area, kind | OBD_LSMT_FLAG_SEALED, OBD_LSMT_FLAG_HEADER,
+					upper->index.path, 0, info, &index);
+	if (rc)
+		return rc;
+	if (index.index_offset_bytes != OBD_LSMT_SPACE_BYTES)
+		return obd_fail_value(info, OBD_E_FORMAT, upper->index.path, "lsmt index offset",
+				      32, OBD_LSMT_SPACE_BYTES, index.index_offset_bytes);
+	if (strncasecmp(data.uuid, index.uuid, sizeof(data.uuid)) != 0)
+		return obd_fail_value(info, OBD_E_FORMAT, upper->index.path,
+				      "uuid of index and data differ", 56, 0, 0);
+	if (data.virtual_size_bytes != index.virtual_size_bytes)
+		return obd_fail_value(info, OBD_E_FORMAT, upper->index.path,
+				      "virtual size of index and data differ", 48,
+				      data.virtual_size_bytes, index.virtual_size_bytes);
+	upper->virtual_size_bytes = data.virtual_size_bytes;
+	return 0;
+}
+
+static int init_locks(struct obd_upper *upper)
+{
+	pthread_rwlockattr_t attr;
+	int rc;
+
+	if (pthread_mutex_init(&upper->commit, NULL) || pthread_mutex_init(&upper->flush, NULL) ||
+	    pthread_cond_init(&upper->turn_passed, NULL) || pthread_rwlockattr_init(&attr))
+		return OBD_E_NOMEM;
+	/* a stream of readers must not starve the writer */
+	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	rc = pthread_rwlock_init(&upper->map_lock, &attr) ? OBD_E_NOMEM : 0;
+	pthread_rwlockattr_destroy(&attr);
+	return rc;
+}
+
+int obd_upper_create(const char *data_path, const char *index_path, uint8_t tag,
+		     struct obd_errinfo *info, struct obd_upper **ret)
+{
+	struct obd_upper *upper = calloc(1, sizeof(*upper));
+	int rc;
+
+	if (!upper)
+		return obd_fail(info, OBD_E_NOMEM, data_path, "writable layer");
+	upper->data.fd = upper->index.fd = -1;
+	upper->tag = tag;
+	upper->index_end = OBD_LSMT_SPACE_BYTES;
+	upper->committed_sectors = OBD_LSMT_FIRST_SECTOR;
+	if (init_locks(upper) || obd_map_init(&upper->map)) {
+		free(upper);
+		return obd_fail(info, OBD_E_NOMEM, data_path, "writable layer");
+	}
+	rc = open_pair(upper, data_path, index_path, info);
+	if (!rc)
+		rc = read_headers(upper, info);
+	if (!rc)
+		rc = obd_upper_follow(upper, info);
+	if (rc) {
+		obd_upper_destroy(upper);
+		return rc;
+	}
+	*ret = upper;
+	return 0;
+}
+
+void obd_upper_destroy(struct obd_upper *upper)
+{
+	if (!upper)
+		return;
+	obd_file_close(&upper->data);
+	obd_file_close(&upper->index); /* drops the writer's lock */
+	obd_map_deinit(&upper->map);
+	pthread_rwlock_destroy(&upper->map_lock);
+	pthread_mutex_destroy(&upper->commit);
+	pthread_mutex_destroy(&upper->flush);
+	pthread_cond_destroy(&upper->turn_passed);
+	free(upper);
+}
+
+uint64_t obd_upper_virtual_size_bytes(const struct obd_upper *upper)
+{
+	return upper->virtual_size_bytes;
+}
+
+/* ---- read ---- */
+
+size_t obd_upper_collect(struct obd_upper *upper, uint64_t begin, uint64_t end,
+			 struct obd_segment *out, size_t cap)
+{
+	size_t cnt;
+
+	pthread_rwlock_rdlock(&upper->map_lock);
+	cnt = obd_map_collect(&upper->map, begin, end, out, cap);
+	pthread_rwlock_unlock(&upper->map_lock);
+	return cnt;
+}
+
+int obd_upper_read(struct obd_upper *upper, uint64_t moffset, uint64_t length,
+		   struct obd_cursor *cursor, uint32_t flags, struct obd_errinfo *info)
+{
+	return obd_file_read(&upper->data, moffset * 512, length * 512, cursor, flags, info);
+}
+
+/* ---- follow: apply the records from index_end on ---- */
+
+enum record_kind {
+	RECORD_GOOD,
+	RECORD_PADDING,
+	RECORD_BAD,	   /* can not be a record at all */
+	RECORD_BEYOND_END, /* names data the data file does not hold */
+};
+
+static enum record_kind judge(struct obd_segment record, uint64_t data_sectors)
+{
+	uint64_t moffset = obd_segment_moffset(record);
+	uint64_t length = obd_segment_zeroed(record) ? 0 : obd_segment_length(record);
+
+	if (obd_lsmt_is_padding(record))
+		return RECORD_PADDING;
+	if (!obd_segment_length(record) || moffset < OBD_LSMT_FIRST_SECTOR)
+		return RECORD_BAD;
+	if (moffset + length > data_sectors)
+		return RECORD_BEYOND_END;
+	return RECORD_GOOD;
+}
+
+static int size_of(struct obd_file *file, struct obd_errinfo *info, uint64_t *ret)
+{
+	struct stat st;
+
+	if (fstat(file->fd, &st) < 0)
+		return obd_fail_errno(info, OBD_E_IO, errno, file->path, "stat");
+	*ret = (uint64_t)st.st_size;
+	return 0;
+}
+
+/* Reads whole records at `at`, at most CHUNK_RECORDS, none beyond `end`. */
+static int read_records(struct obd_upper *upper, uint64_t at, uint64_t end, uint8_t *chunk,
+			struct obd_errinfo *info, uint32_t *ret_cnt)
+{
+	uint64_t left = (end - at) / OBD_LSMT_ENTRY_BYTES;
+
+	*ret_cnt = left < CHUNK_RECORDS ? (uint32_t)left : CHUNK_RECORDS;
+	return obd_file_read_buffer(&upper->index, at, chunk,
+				    (size_t)*ret_cnt * OBD_LSMT_ENTRY_BYTES, 0, info);
+}
+
+/*
+ * A record at `at` can not be applied. That is a lost tail (start_writing cuts it) if nothing good
+ * follows, and damage otherwise. Returns 0 for a tail.
+ */
+static int check_tail(struct obd_upper *upper, uint64_t at, uint64_t end, uint64_t data_sectors,
+		      uint8_t *chunk, struct obd_errinfo *info)
+{
+	const uint64_t first = at;
+
+	while (end - at >= OBD_LSMT_ENTRY_BYTES) {
+		uint32_t cnt;
+		int rc = read_records(upper, at, end, chunk, info, &cnt);
+
+		if (rc)
+			return rc;
+		for (uint32_t i = 0; i < cnt; i++, at += OBD_LSMT_ENTRY_BYTES) {
+			struct obd_segment record =
+				obd_lsmt_decode_entry(chunk + (size_t)i * OBD_LSMT_ENTRY_BYTES);
+
+			if (judge(record, data_sectors) == RECORD_GOOD)
+				return obd_fail_value(info, OBD_E_FORMAT, upper->index.path,
+						      "index record beyond the data file, with "
+						      "good ones after it",
+						      first, data_sectors, at);
+		}
+	}
+	return 0;
+}
+
+/* Applies cnt records; *ret_bad is the number of the first that can not be, cnt if all can. */
+static int apply_records(struct obd_upper *upper, const uint8_t *chunk, uint32_t cnt,
+			 uint64_t data_sectors, uint32_t *ret_bad)
+{
+	int rc = 0;
+	uint32_t i;
+
+	pthread_rwlock_wrlock(&upper->map_lock);
+	for (i = 0; i < cnt; i++, upper->index_end += OBD_LSMT_ENTRY_BYTES) {
+		struct obd_segment record =
+			obd_lsmt_decode_entry(chunk + (size_t)i * OBD_LSMT_ENTRY_BYTES);
+		enum record_kind kind = judge(record, data_sectors);
+		uint64_t end;
+
+		if (kind == RECORD_PADDING)
+			continue;
+		if (kind != RECORD_GOOD)
+			break;
+		rc = obd_map_reserve(&upper->map, 1);
+		if (rc)
+			break;
+		obd_map_insert(&upper->map, record);
+		end = obd_segment_moffset(record) +
+		      (obd_segment_zeroed(record) ? 0 : obd_segment_length(record));
+		if (end > upper->committed_sectors)
+			upper->committed_sectors = end;
+	}
+	pthread_rwlock_unlock(&upper->map_lock);
+	*ret_bad = i;
+	return rc;
+}
+
+/* The writer took back records we had applied (a failed multi-record append): start over. */
+static void forget_records(struct obd_upper *upper)
+{
+	pthread_rwlock_wrlock(&upper->map_lock);
+	obd_map_clear(&upper->map);
+	upper->index_end = OBD_LSMT_SPACE_BYTES;
+	upper->committed_sectors = OBD_LSMT_FIRST_SECTOR;
+	pthread_rwlock_unlock(&upper->map_lock);
+}
+
+/* With `commit` held. */
+static int follow_locked(struct obd_upper *upper, struct obd_errinfo *info)
+{
+	uint64_t end;
+	uint64_t data_bytes;
+	uint8_t *chunk;
+	int rc = size_of(&upper->index, info, &end);
+
+	if (rc)
+		return rc;
+	if (end < OBD_LSMT_SPACE_BYTES)
+		return obd_fail_value(info, OBD_E_SHORT, upper->index.path, "index file", 0,
+				      OBD_LSMT_SPACE_BYTES, end);
+	if (end < upper->index_end)
+		forget_records(upper);
+	if (end - upper->index_end < OBD_LSMT_ENTRY_BYTES)
+		return 0;
+	chunk = malloc((size_t)CHUNK_RECORDS * OBD_LSMT_ENTRY_BYTES);
+	if (!chunk)
+		return obd_fail(info, OBD_E_NOMEM, upper->index.path, "index records");
+	while (end - upper->index_end >= OBD_LSMT_ENTRY_BYTES) {
+		uint32_t cnt;
+		uint32_t bad;
+
+		rc = read_records(upper, upper->index_end, end, chunk, info, &cnt);
+		/* after the records: their data was written before them */
+		if (!rc)
+			rc = size_of(&upper->data, info, &data_bytes);
+		if (rc)
+			break;
+		if (apply_records(upper, chunk, cnt, data_bytes / 512, &bad)) {
+			rc = obd_fail(info, OBD_E_NOMEM, upper->index.path, "in-memory index");
+			break;
+		}
+		if (bad < cnt) {
+			rc = check_tail(upper, upper->index_end, end, data_bytes / 512, chunk,
+					info);
+			break;
+		}
+	}
+	free(chunk);
+	return rc;
+}
+
+int obd_upper_follow(struct obd_upper *upper, struct obd_errinfo *info)
+{
+	int rc = 0;
+
+	pthread_mutex_lock(&upper->commit);
+	if (!upper->is_writing) /* the writer knows all there is */
+		rc = follow_locked(upper, info);
+	pthread_mutex_unlock(&upper->commit);
+	return rc;
+}
+
+/* ---- the writer's role ---- */
+
+/* An OFD lock: belongs to this open of the file, so it ends with the process or with destroy. */
+static int set_lock(struct obd_upper *upper, short type)
+{
+	struct flock lock = {.l_type = type, .l_whence = SEEK_SET};
+	int rc;
+
+	do {
+		rc = fcntl(upper->index.fd, F_OFD_SETLK, &lock);
+	} while (rc < 0 && errno == EINTR);
+	return rc < 0 ? errno : 0;
+}
+
+static int become_writer(struct obd_upper *upper, uint64_t *reserved, struct obd_errinfo *info)
+{
+	uint64_t index_bytes;
+	uint64_t data_bytes;
+	int rc = follow_locked(upper, info);
+
+	if (!rc)
+		rc = size_of(&upper->index, info, &index_bytes);
+	if (!rc)
+		rc = size_of(&upper->data, info, &data_bytes);
+	if (rc)
+		return rc;
+	if (index_bytes > upper->index_end) {
+		/* half a record, or records whose data a power cut took: never acknowledged as
+		 * durable, and later records must not be framed by them */
+		if (ftruncate(upper->index.fd, (off_t)upper->index_end) < 0)
+			return fail_at(&upper->index, "cut torn tail", OBD_E_IO, errno,
+				       upper->index_end, info);
+		upper->torn_bytes_cut += index_bytes - upper->index_end;
+	}
+	upper->data_end = data_bytes;
+	if (*reserved > upper->data_end)
+		upper->data_end = *reserved;
+	if (upper->data_end > (uint64_t)INT64_MAX - 511)
+		return obd_fail_value(info, OBD_E_INVAL, upper->data.path, "append position", 0,
+				      INT64_MAX, upper->data_end);
+	upper->data_end = (upper->data_end + 511) & ~511ull;
+	upper->reserved = reserved;
+	upper->is_writing = true;
+	return 0;
+}
+
+int obd_upper_start_writing(struct obd_upper *upper, uint64_t *reserved, struct obd_errinfo *info)
+{
+	int err;
+	int rc;
+
+	if (upper->is_read_only)
+		return obd_fail(info, OBD_E_READONLY, upper->index.path, "not writable for us");
+	pthread_mutex_lock(&upper->commit);
+	if (upper->is_writing) {
+		rc = obd_fail(info, OBD_E_INVAL, upper->index.path, "already the writer");
+		goto out;
+	}
+	err = set_lock(upper, F_WRLCK);
+	if (err) {
+		rc = obd_fail_errno(info, err == EAGAIN || err == EACCES ? OBD_E_LOCKED : OBD_E_IO,
+				    err, upper->index.path, "writer's lock");
+		goto out;
+	}
+	rc = become_writer(upper, reserved, info);
+	if (rc)
+		set_lock(upper, F_UNLCK);
+out:
+	pthread_mutex_unlock(&upper->commit);
+	return rc;
+}
+
+void obd_upper_stop_writing(struct obd_upper *upper)
+{
+	pthread_mutex_lock(&upper->commit);
+	if (upper->is_writing) {
+		upper->is_writing = false; /* no new extents; wait for those under way */
+		while (upper->turn != upper->next_ticket)
+			pthread_cond_wait(&upper->turn_passed, &upper->commit);
+		upper->reserved = NULL;
+		set_lock(upper, F_UNLCK);
+	}
+	pthread_mutex_unlock(&upper->commit);
+}
+
+/* ---- write ---- */
+
+/* Splits a range into records; moffset advances with the data, or stays for zeroed ones. */
+static void encode_records(uint64_t lba, uint64_t sector_cnt, uint64_t moffset, bool zeroed,
+			   uint8_t tag, uint8_t *out)
+{
+	while (sector_cnt) {
+		uint64_t length =
+			sector_cnt < OBD_SEGMENT_MAX_SECTORS ? sector_cnt : OBD_SEGMENT_MAX_SECTORS;
+
+		obd_lsmt_encode_entry(obd_segment_make(lba, length, moffset, zeroed, tag), out);
+		out += OBD_LSMT_ENTRY_BYTES;
+		lba += length;
+		sector_cnt -= length;
+		if (!zeroed)
+			moffset += length;
+	}
+}
+
+/* pwrite of everything; the errno of the failure, 0 if all was written. */
+static int write_all(int fd, const uint8_t *from, size_t length, uint64_t at)
+{
+	while (length) {
+		ssize_t put = pwrite(fd, from, length, (off_t)at);
+
+		if (put < 0 && errno == EINTR)
+			continue;
+		if (put <= 0)
+			return put ? errno : EIO;
+		from += put;
+		at += (uint64_t)put;
+		length -= (size_t)put;
+	}
+	return 0;
+}
+
+/* With `commit` held: appends the records to the file, then makes them visible. */
+static int commit_records(struct obd_upper *upper, const uint8_t *records, size_t cnt,
+			  struct obd_errinfo *info)
+{
+	size_t bytes = cnt * OBD_LSMT_ENTRY_BYTES;
+	int err;
+	int rc;
+
+	pthread_rwlock_wrlock(&upper->map_lock);
+	rc = obd_map_reserve(&upper->map, cnt);
+	pthread_rwlock_unlock(&upper->map_lock);
+	if (rc)
+		return obd_fail(info, OBD_E_NOMEM, upper->index.path, "in-memory index");
+	/* several records must not stop half-way for lack of space, where a follower could see some
+	 * of them; where the file system can not preallocate, the cut below has to do */
+	if (cnt > 1 &&
+	    fallocate(upper->index.fd, FALLOC_FL_KEEP_SIZE, (off_t)upper->index_end, (off_t)bytes) <
+		    0 &&
+	    code_of_write(errno) == OBD_E_NOSPACE)
+		return fail_at(&upper->index, "append index records", OBD_E_NOSPACE, errno,
+			       upper->index_end, info);
+	err = write_all(upper->index.fd, records, bytes, upper->index_end);
+	if (err) {
+		/* what reached the file is not acknowledged: take it back. Should even that fail,
+		 * the next record overwrites it, for index_end did not move */
+		int ignored = ftruncate(upper->index.fd, (off_t)upper->index_end);
+
+		(void)ignored;
+		return fail_at(&upper->index, "append index record", code_of_write(err), err,
+			       upper->index_end, info);
+	}
+	pthread_rwlock_wrlock(&upper->map_lock);
+	for (size_t i = 0; i < cnt; i++)
+		obd_map_insert(&upper->map,
+			       obd_lsmt_decode_entry(records + i * OBD_LSMT_ENTRY_BYTES));
+	upper->index_end += bytes;
+	pthread_rwlock_unlock(&upper->map_lock);
+	return 0;
+}
+
+/* Sets aside length bytes of the data file and a place in the order of commits. */
+static int reserve_extent(struct obd_upper *upper, uint64_t length, struct obd_errinfo *info,
+			  uint64_t *ret_at, uint64_t *ret_ticket)
+{
+	int rc = 0;
+
+	pthread_mutex_lock(&upper->commit);
+	if (!upper->is_writing) {
+		rc = obd_fail(info, OBD_E_READONLY, upper->index.path, "not the writer");
+	} else if (upper->data_end + length > (uint64_t)INT64_MAX) {
+		rc = obd_fail(info, OBD_E_NOSPACE, upper->data.path, "data file too large");
+	} else {
+		*ret_at = upper->data_end;
+		*ret_ticket = upper->next_ticket++;
+		upper->data_end += length;
+		/* pairs with the acquire of a successor's start_writing: the extent is known to be
+		 * ours before a byte of it is written */
+		if (*upper->reserved < upper->data_end)
+			obd_store_release(upper->reserved, upper->data_end);
+	}
+	pthread_mutex_unlock(&upper->commit);
+	return rc;
+}
+
+static int write_data(struct obd_upper *upper, uint64_t at, uint64_t length,
+		      const struct iovec *iov, uint32_t iov_cnt, struct obd_errinfo *info)
+{
+	struct iovec slot[SLOTS];
+	struct obd_cursor cursor;
+
+	obd_cursor_init(&cursor, iov, iov_cnt);
+	while (length) {
+		uint32_t cnt;
+		ssize_t put;
+
+		obd_cursor_slice(&cursor, length, slot, SLOTS, &cnt);
+		put = pwritev(upper->data.fd, slot, (int)cnt, (off_t)at);
+		if (put < 0 && errno == EINTR)
+			continue;
+		if (put <= 0) {
+			int err = put ? errno : EIO;
+
+			return fail_at(&upper->data, "append data", code_of_write(err), err, at,
+				       info);
+		}
+		obd_cursor_skip(&cursor, (uint64_t)put);
+		at += (uint64_t)put;
+		length -= (uint64_t)put;
+	}
+	return 0;
+}
+
+int obd_upper_write(struct obd_upper *upper, uint64_t lba, uint32_t sector_cnt,
+		    const struct iovec *iov, uint32_t iov_cnt, uint32_t flags,
+		    struct obd_errinfo *info)
+{
+	uint8_t records[WRITE_MAX_RECORDS * OBD_LSMT_ENTRY_BYTES];
+	size_t cnt = (sector_cnt + OBD_SEGMENT_MAX_SECTORS - 1ull) / OBD_SEGMENT_MAX_SECTORS;
+	uint64_t length = (uint64_t)sector_cnt * 512;
+	uint64_t at = 0;
+	uint64_t ticket = 0;
+	int rc;
+
+	if (cnt > WRITE_MAX_RECORDS)
+		return obd_fail_value(info, OBD_E_INVAL, upper->data.path, "sectors of one write",
+				      lba, WRITE_MAX_RECORDS * OBD_SEGMENT_MAX_SECTORS, sector_cnt);
+	rc = reserve_extent(upper, length, info, &at, &ticket);
+	if (rc)
+		return rc;
+	rc = write_data(upper, at, length, iov, iov_cnt, info);
+	encode_records(lba, sector_cnt, at / 512, false, upper->tag, records);
+
+	pthread_mutex_lock(&upper->commit);
+	while (upper->turn != ticket)
+		pthread_cond_wait(&upper->turn_passed, &upper->commit);
+	if (!rc)
+		rc = commit_records(upper, records, cnt, info);
+	if (!rc)
+		upper->committed_sectors = (at + length) / 512;
+	else if (upper->data_end == at + length)
+		upper->data_end = at; /* the last extent, and nothing of it counts */
+	upper->turn++;
+	pthread_cond_broadcast(&upper->turn_passed);
+	pthread_mutex_unlock(&upper->commit);
+
+	if (!rc && (flags & OBD_WRITE_FUA))
+		rc = obd_upper_flush(upper, info);
+	return rc;
+}
+
+int obd_upper_discard(struct obd_upper *upper, uint64_t lba, uint64_t sector_cnt,
+		      struct obd_errinfo *info)
+{
+	uint64_t cnt = (sector_cnt + OBD_SEGMENT_MAX_SECTORS - 1) / OBD_SEGMENT_MAX_SECTORS;
+	uint8_t *records = malloc((size_t)cnt * OBD_LSMT_ENTRY_BYTES);
+	int rc;
+
+	if (!records)
+		return obd_fail(info, OBD_E_NOMEM, upper->index.path, "discard records");
+	pthread_mutex_lock(&upper->commit);
+	if (!upper->is_writing) {
+		rc = obd_fail(info, OBD_E_READONLY, upper->index.path, "not the writer");
+	} else {
+		/* a place the data file surely has, and that keeps moffsets ascending */
+		encode_records(lba, sector_cnt, upper->committed_sectors, true, upper->tag,
+			       records);
+		rc = commit_records(upper, records, (size_t)cnt, info);
+	}
+	pthread_mutex_unlock(&upper->commit);
+	free(records);
+	return rc;
+}
+
+/*
+ * Why a failed sync is remembered: the kernel reports a write-back error once and then calls the
+ * pages clean, so the next fdatasync would succeed although the data is gone. Only a reopen, which
+ * reads what is really there, may start over.
+ */
+static int sync_file(struct obd_upper *upper, struct obd_file *file, struct obd_errinfo *info)
+{
+	if (!upper->sync_errno && fdatasync(file->fd) < 0)
+		upper->sync_errno = errno;
+	if (upper->sync_errno)
+		return obd_fail_errno(info, OBD_E_IO, upper->sync_errno, file->path, "sync");
+	return 0;
+}
+
+int obd_upper_flush(struct obd_upper *upper, struct obd_errinfo *info)
+{
+	/* pairs with the release below: a flush that begins later sees all we wrote */
+	uint64_t begun_before = obd_load_acquire(&upper->flushes_begun);
+	int rc = 0;
+
+	pthread_mutex_lock(&upper->flush);
+	/* one that began after we came, and is over: it did our work, unless it failed */
+	if (upper->flushes_begun == begun_before || upper->sync_errno) {
+		obd_store_release(&upper->flushes_begun, upper->flushes_begun + 1);
+		rc = sync_file(upper, &upper->data, info);
+		if (!rc)
+			rc = sync_file(upper, &upper->index, info);
+	}
+	pthread_mutex_unlock(&upper->flush);
+	return rc;
+}
+
+void obd_upper_stat(struct obd_upper *upper, struct obd_image_stat *ret)
+{
+	struct stat st;
+
+	pthread_mutex_lock(&upper->commit);
+	pthread_rwlock_rdlock(&upper->map_lock);
+	ret->upper_segments = upper->map.segment_cnt;
+	ret->upper_records = (upper->index_end - OBD_LSMT_SPACE_BYTES) / OBD_LSMT_ENTRY_BYTES;
+	ret->index_memory_bytes += obd_map_memory_bytes(&upper->map);
+	pthread_rwlock_unlock(&upper->map_lock);
+	ret->upper_data_bytes = fstat(upper->data.fd, &st) < 0 ? 0 : (uint64_t)st.st_size;
+	ret->torn_bytes_cut = upper->torn_bytes_cut;
+	pthread_mutex_unlock(&upper->commit);
+}

@@ -1,0 +1,112 @@
+/*
+ * Reads an image through obd_image.h for the tests in Python.
+ *
+ *	prog_image scan  [-u DATA INDEX] [LOWER...]   bottom to top
+ *		virtual size (u64), then for each 64 KiB chunk that is not all zeros: its offset
+ *		(u64) and the bytes (fewer in a last, short chunk)
+ *	prog_image read  [-u DATA INDEX] [LOWER...]
+ *		for each line "LBA COUNT" on stdin: that many sectors, raw
+ *
+ * Exit status: 0, or 1 with the error on stderr: NAME what path offset expected got.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "obd_image.h"
+
+#define CHUNK_SECTORS 128u
+#define CHUNK_BYTES   (CHUNK_SECTORS * OBD_SECTOR_BYTES)
+#define READ_SECTORS  (16u * CHUNK_SECTORS)
+
+static int report(const struct obd_errinfo *info)
+{
+	fprintf(stderr, "%s %s %s offset=%llu expected=%llu got=%llu errno=%d\n",
+		obd_err_name(info->code), info->what, info->path,
+		(unsigned long long)info->offset_bytes, (unsigned long long)info->expected,
+		(unsigned long long)info->got, info->sys_errno);
+	return 1;
+}
+
+static int read_to(struct obd_image *image, uint64_t lba, uint32_t cnt, uint8_t *buffer)
+{
+	struct iovec iov = {.iov_base = buffer, .iov_len = (size_t)cnt * OBD_SECTOR_BYTES};
+	struct obd_errinfo info;
+
+	return obd_image_read(image, lba, cnt, &iov, 1, 0, &info) ? report(&info) : 0;
+}
+
+static int scan(struct obd_image *image, uint8_t *buffer)
+{
+	static const uint8_t zeros[CHUNK_BYTES];
+	uint64_t size = obd_image_virtual_size_bytes(image);
+	uint64_t sectors = size / OBD_SECTOR_BYTES;
+
+	fwrite(&size, sizeof(size), 1, stdout);
+	for (uint64_t lba = 0; lba < sectors; lba += READ_SECTORS) {
+		uint32_t cnt =
+			sectors - lba < READ_SECTORS ? (uint32_t)(sectors - lba) : READ_SECTORS;
+
+		if (read_to(image, lba, cnt, buffer))
+			return 1;
+		for (uint32_t at = 0; at < cnt; at += CHUNK_SECTORS) {
+			uint32_t length = cnt - at < CHUNK_SECTORS ? cnt - at : CHUNK_SECTORS;
+			uint64_t offset = (lba + at) * OBD_SECTOR_BYTES;
+			uint8_t *chunk = buffer + (size_t)at * OBD_SECTOR_BYTES;
+
+			if (memcmp(chunk, zeros, (size_t)length * OBD_SECTOR_BYTES) == 0)
+				continue;
+			fwrite(&offset, sizeof(offset), 1, stdout);
+			fwrite(chunk, OBD_SECTOR_BYTES, length, stdout);
+		}
+	}
+	return 0;
+}
+
+static int read_ranges(struct obd_image *image)
+{
+	unsigned long long lba;
+	unsigned int cnt;
+
+	while (scanf("%llu %u", &lba, &cnt) == 2) {
+		uint8_t *buffer = malloc((size_t)cnt * OBD_SECTOR_BYTES);
+		int rc = !buffer || read_to(image, lba, cnt, buffer);
+
+		if (!rc)
+			fwrite(buffer, OBD_SECTOR_BYTES, cnt, stdout);
+		free(buffer);
+		if (rc)
+			return 1;
+	}
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	struct obd_image_spec spec = {0};
+	struct obd_image *image;
+	struct obd_errinfo info;
+	uint8_t *buffer = malloc((size_t)READ_SECTORS * OBD_SECTOR_BYTES);
+	int at = 2;
+	int rc;
+
+	if (argc < 2 || !buffer) {
+		free(buffer);
+		return 2;
+	}
+	if (argc >= 5 && strcmp(argv[2], "-u") == 0) {
+		spec.upper_data = argv[3];
+		spec.upper_index = argv[4];
+		at = 5;
+	}
+	spec.lower_paths = (const char *const *)argv + at;
+	spec.lower_cnt = (uint32_t)(argc - at);
+	if (obd_image_create(&spec, &info, &image)) {
+		free(buffer);
+		return report(&info);
+	}
+	rc = strcmp(argv[1], "scan") == 0 ? scan(image, buffer) : read_ranges(image);
+	obd_image_destroy(image);
+	free(buffer);
+	return rc || fflush(stdout) ? 1 : 0;
+}
