@@ -1,0 +1,36 @@
+#!/bin/sh
+# PID 1 of the guest: a machine with the host's programs, then the command, then its status and the
+# kernel log in the result folder. Copied there by the harness, next to command.sh and modules.path.
+exec </dev/null >/dev/ttyS0 2>&1
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
+mkdir -p /dev/pts /dev/shm
+mount -t sysfs sysfs /sys
+mount -t devpts devpts /dev/pts
+mount -t tmpfs -o size=30% tmpfs /dev/shm
+mount -t tmpfs -o size=75% tmpfs /tmp
+mount -t tmpfs -o size=30% tmpfs /run
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+chmod 1777 /tmp /dev/shm
+mkdir -p /run/lock
+mkdir -p /lib/modules
+mount --bind "$(cat /result/modules.path)" /lib/modules
+modprobe -q configfs
+mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config
+ip link set lo up
+hostname guest
+stty -F /dev/ttyS1 raw -echo
+setsid /bin/sh /result/command.sh >/dev/ttyS1 2>&1
+status=$?
+while read -r path; do
+  if [ -e "$path" ]; then
+    mkdir -p "/result/back$(dirname "$path")"
+    cp -a "$path" "/result/back$path"
+  fi
+done </result/back.paths
+dmesg >/result/dmesg
+stty -F /dev/ttyS1 sane # waits until the last byte is out
+echo "$status" >/result/status.new
+mv /result/status.new /result/status
+# Not a power-off: with a dead disk its SYNCHRONIZE CACHE would hang. With -no-reboot QEMU exits.
+echo b >/proc/sysrq-trigger
+sleep 60

@@ -1,0 +1,32 @@
+"""The one error of this package: a step of building or booting the guest failed."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+__all__ = ["GuestError", "run_logged"]
+
+
+class GuestError(Exception):
+    """Says which step failed and shows the end of its log."""
+
+
+def run_logged(command: list[str], log: Path, *, cwd: Path | None = None, stdin: str = "") -> None:
+    """Runs a command with its output appended to ``log``.
+
+    Raises:
+        GuestError: it could not be started or failed; the message holds the last lines of the log.
+    """
+    with log.open("ab") as sink:
+        try:
+            status = subprocess.run(
+                command, input=stdin.encode(), stdout=sink, stderr=sink, cwd=cwd, check=False
+            ).returncode
+        except OSError as error:
+            raise GuestError(
+                f"{command[0]}: {error.strerror} (run packaging/setup-host.sh)"
+            ) from error
+    if status:
+        end = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+        raise GuestError(f"{' '.join(command[:4])} ... failed with {status}; end of {log}:\n{end}")
