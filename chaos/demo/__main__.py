@@ -56,7 +56,7 @@ def _here(options: argparse.Namespace, demo_image: image.DemoImage) -> int:
                 provider=options.provider,
                 rhythm=Rhythm(options.worker_every, options.supervisor_every, options.both_every),
                 patience_s=options.patience,
-                log_folder=options.json.parent / "demo-logs",
+                log_folder=_log_folder(options),
             ),
             demo_image,
             outcome,
@@ -66,25 +66,26 @@ def _here(options: argparse.Namespace, demo_image: image.DemoImage) -> int:
     print_table(outcome, Console(width=100), failure)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(to_json(outcome, failure), indent=2) + "\n")
-    say(f"written: {options.json}, logs in {options.json.parent / 'demo-logs'}")
+    say(f"written: {options.json}, logs in {_log_folder(options)}")
     return EXIT_FAILED if problems(outcome, failure) else 0
 
 
 def _in_guest(options: argparse.Namespace) -> int:
     say("demo: this host's kernel has no TCMU: the demo runs in a guest that has (emulated, slow)")
-    result = options.json.parent / "guest-demo"
-    inside = result / "demo.json"
-    inside.unlink(missing_ok=True)
-    arguments = ["--json", str(inside), "--cache", str(options.cache)]
+    arguments = ["--json", str(options.json.absolute()), "--cache", str(options.cache.absolute())]
     for name in ("seconds", "seed", "worker_every", "supervisor_every", "both_every"):
         arguments += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
-    code = guest.run_in_guest(arguments, options.seconds, result)
-    if not inside.is_file():
+    written = [options.json, _log_folder(options)]
+    code = guest.run_in_guest(arguments, options.seconds, written)
+    if not options.json.is_file():
         say(f"demo: FAILED: the guest (exit {code}) wrote no result")
-        return EXIT_FAILED
-    options.json.write_bytes(inside.read_bytes())
-    say(f"written: {options.json}")
+        return code or EXIT_FAILED
     return code
+
+
+def _log_folder(options: argparse.Namespace) -> Path:
+    folder: Path = options.json.parent / "demo-logs"
+    return folder
 
 
 def _interrupt_once(_number: int, _frame: object) -> None:

@@ -22,19 +22,17 @@ def has_tcmu() -> bool:
     return all(_has_module(name) for name in MODULES)
 
 
-def run_in_guest(arguments: list[str], seconds: float, result: Path) -> int:
+def run_in_guest(arguments: list[str], seconds: float, written: list[Path]) -> int:
     """Runs the demo in the guest with these arguments; returns its exit code.
 
-    The guest sees this checkout read-only; ``result`` is shared with it and receives what the demo
-    writes there.
-
-    Raises:
-        DemoError: the guest could not be started.
+    The guest sees this host's files and keeps its changes to itself; the files and folders in
+    ``written`` are copied back when the demo has ended.
     """
-    result.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "guest", "run", "--memory", MEMORY]
-    command += ["--timeout", str(int(seconds) + BOOT_AND_CHECK_S), "--result", str(result), "--"]
-    command += [sys.executable, "-m", "chaos.demo", *arguments, *ARGUMENTS_IN_GUEST]
+    command += ["--timeout", str(int(seconds) + BOOT_AND_CHECK_S)]
+    for path in written:
+        command += ["--copy-back", str(path.absolute())]
+    command += ["--", sys.executable, "-m", "chaos.demo", *arguments, *ARGUMENTS_IN_GUEST]
     process = subprocess.Popen(command, cwd=REPO, env={**os.environ, "PYTHONUNBUFFERED": "1"})
     try:
         return process.wait()
