@@ -56,8 +56,9 @@ def run_course(options: Options, image: DemoImage, outcome: report.Outcome) -> N
     outcome.seed = options.seed
     outcome.kernel = os.uname().release
     with ExitStack() as stack:
-        run_dir = Path(tempfile.mkdtemp(prefix="obdsup-demo-", dir=_memory_folder()))
-        state_dir = Path(tempfile.mkdtemp(prefix="obdsup-demo-", dir="/var/tmp"))
+        prefix = f"obdsup-demo-{os.getpid()}-"
+        run_dir = Path(tempfile.mkdtemp(prefix=prefix, dir=_memory_folder()))
+        state_dir = Path(tempfile.mkdtemp(prefix=prefix, dir="/var/tmp"))
         node = Node(run_dir, state_dir, options.provider, options.patience_s)
         stack.callback(node.clean_up)
         stack.callback(_keep_logs, [run_dir, state_dir], options.log_folder)

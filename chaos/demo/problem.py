@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 __all__ = ["REPO", "DemoError", "run", "say", "venv_program"]
 
+INTERRUPTED_TOOL_TIMEOUT_S = 10.0
 REPO = Path(__file__).resolve().parents[2]
 
 
@@ -59,6 +61,11 @@ def run(
     except subprocess.TimeoutExpired as error:
         process.kill()  # and no wait: a tool that waits for a dead disk can not even be killed
         raise DemoError(f"{what}: {arguments[0]} did not end in {timeout_s:.0f} s") from error
+    except KeyboardInterrupt:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=INTERRUPTED_TOOL_TIMEOUT_S)
+        raise
     if process.returncode not in ok:
         said = (errors.strip() or output.strip())[-1500:]
         raise DemoError(f"{what}: {arguments[0]} ended with {process.returncode}: {said}")
