@@ -66,8 +66,8 @@ static void node_give(struct obd_map *map, union obd_map_node *node)
 int obd_map_reserve(struct obd_map *map, size_t inserts)
 {
 	/*
-	 * One split of each level for the remainder of a segment that is cut in two, one for the
-	 * first insert, then a new leaf (and its share of inner nodes) every LEAF_CAP / 2 inserts.
+	 * One split of each level for the remainder of a segment that is cut, one for the first
+	 * insert, then a new leaf (and its share of inner nodes) every LEAF_CAP / 2 inserts.
 	 */
 	size_t need = 2 * (map->height + 4) + inserts / 15;
 
@@ -301,6 +301,21 @@ static void remove_leaf(struct obd_map *map, struct path *path, union obd_map_no
 	}
 }
 
+/* Removes segments [first, last) of a leaf, and the leaf if nothing is left. */
+static void remove_segments(struct obd_map *map, struct path *path, union obd_map_node *node,
+			    uint64_t first, uint64_t last)
+{
+	struct leaf *leaf = &node->leaf;
+
+	memmove(&leaf->segments[first], &leaf->segments[last],
+		(leaf->cnt - last) * sizeof(leaf->segments[0]));
+	leaf->cnt -= last - first;
+	map->segment_cnt -= last - first;
+	if (!leaf->cnt)
+		remove_leaf(map, path, node);
+}
+
+/* Unmaps [begin, end). */
 static void punch(struct obd_map *map, uint64_t begin, uint64_t end)
 {
 	union obd_map_node *node = descend(map, begin, NULL);
@@ -321,6 +336,7 @@ static void punch(struct obd_map *map, uint64_t begin, uint64_t end)
 		struct leaf *leaf;
 		uint64_t first;
 		uint64_t last;
+		bool more;
 
 		node = descend(map, from, &path);
 		leaf = &node->leaf;
@@ -336,19 +352,24 @@ static void punch(struct obd_map *map, uint64_t begin, uint64_t end)
 		last = first;
 		while (last < leaf->cnt && obd_segment_end(leaf->segments[last]) <= end)
 			last++;
-		if (last < leaf->cnt && obd_segment_offset(leaf->segments[last]) < end)
-			leaf->segments[last] =
+		if (last < leaf->cnt && obd_segment_offset(leaf->segments[last]) < end) {
+			struct obd_segment rest =
 				obd_segment_clip(leaf->segments[last], end, UINT64_MAX);
-		if (last == first)
+
+			if (descend(map, end, NULL) == node) {
+				leaf->segments[last] = rest;
+				remove_segments(map, &path, node, first, last);
+				return;
+			}
+			/* its new offset belongs to the next leaf */
+			remove_segments(map, &path, node, first, last + 1);
+			insert_disjoint(map, rest);
 			return;
-		memmove(&leaf->segments[first], &leaf->segments[last],
-			(leaf->cnt - last) * sizeof(leaf->segments[0]));
-		leaf->cnt -= last - first;
-		map->segment_cnt -= last - first;
-		if (first < leaf->cnt)
-			return; /* something of this leaf lies beyond */
-		if (!leaf->cnt)
-			remove_leaf(map, &path, node);
+		}
+		more = last == leaf->cnt; /* else something of this leaf lies beyond */
+		remove_segments(map, &path, node, first, last);
+		if (!more)
+			return;
 	}
 }
 
