@@ -1,0 +1,71 @@
+/*
+ * Commands between the ring and their answers: pick-up, publication, recovery.
+ *
+ * One flight is one ring with its journal. Nothing here is thread-safe: one thread, the one that
+ * serves, calls it. The order of stores is the whole point of this file; it is written down in
+ * native/DESIGN.md, and tests/test_crash.c stops between every two of them.
+ */
+#ifndef OBD_FLIGHT_H
+#define OBD_FLIGHT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "obd_inflight.h"
+#include "obd_ring.h"
+
+struct obd_flight {
+	struct obd_ring ring;
+	struct obd_journal journal;
+	uint32_t *free_slots; /* a stack, so that few pages of the journal are ever touched */
+	uint32_t free_cnt;
+	uint32_t in_flight;
+};
+
+/* What a take-over found. `slots` are to be executed again, in this order. */
+struct obd_recovery {
+	uint32_t *slots; /* slot_cnt entries, owned by the caller */
+	uint32_t recovered;
+	uint32_t already_done;
+	uint32_t dropped;
+};
+
+/* Prepares the table of free slots for ring and journal, which must be set. OBD_E_NOMEM. */
+int obd_flight_init(struct obd_flight *flight);
+void obd_flight_deinit(struct obd_flight *flight); /* table only, not ring and journal */
+
+/*
+ * Checks that ring and journal describe the same moment. Writes nothing. OBD_E_JOURNAL or
+ * OBD_E_RING with the reason: neither may be trusted, reset the ring.
+ */
+int obd_flight_check(const struct obd_flight *flight, const char *name, struct obd_errinfo *info);
+
+/* Brings a checked journal to the state between two commands. Can be killed anywhere and done
+ * again. Never fails: obd_flight_check said so. */
+void obd_flight_recover(struct obd_flight *flight, struct obd_recovery *ret);
+
+/*
+ * Picks up the next command. 1: *ret is its slot; 0: nothing there, or every slot taken
+ * (obd_flight_is_full); OBD_E_RING: the ring makes no sense, nothing was picked up.
+ */
+int obd_flight_pick_up(struct obd_flight *flight, uint64_t now_ns, uint32_t *ret);
+
+static inline bool obd_flight_is_full(const struct obd_flight *flight)
+{
+	return flight->free_cnt == 0;
+}
+
+/* Notes that a thread is about to work on it. */
+void obd_flight_start(struct obd_flight *flight, uint32_t slot);
+
+/*
+ * Publishes the answer of a command in flight and frees its slot; the caller kicks. OBD_E_STALE:
+ * a successor took over, ring and journal untouched. OBD_E_RING: no entry to answer into.
+ */
+int obd_flight_publish(struct obd_flight *flight, uint32_t slot,
+		       const struct obd_response *response);
+
+/* Moves cmd_tail over entries nobody waits for (PAD, TMR); true if it moved. */
+bool obd_flight_skip(struct obd_flight *flight);
+
+#endif
