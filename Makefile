@@ -41,4 +41,8 @@ check: setup
 	@$(MAKE) -s -C native test SAN=asan
 	@$(MAKE) -s -C native test SAN=tsan
 
-.PHONY: help setup demo test check
+kernel: setup
+	@$(VENV)/python -m guest prepare
+	@$(VENV)/python -m pytest -m kernel
+
+.PHONY: help setup demo test check kernel

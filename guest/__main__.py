@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -51,13 +53,23 @@ def _environment(wanted: list[str]) -> dict[str, str]:
             passed[name] = value
         elif name in os.environ:
             passed[name] = os.environ[name]
+    # The command's terminal is a serial line: only as clever as what reads us.
+    terminal = os.environ.get("TERM", "dumb") if sys.stdout.isatty() else "dumb"
+    passed.setdefault("TERM", terminal)
+    passed.setdefault("COLUMNS", str(shutil.get_terminal_size((100, 24)).columns))
     return passed | {"GUEST_RESULT": "/result"}
+
+
+def _interrupted(number: int, _frame: object) -> None:
+    sys.exit(128 + number)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the command's exit code, or 125 when the guest itself failed."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupted)  # leaves every block, so the guest ends too
     try:
         image = kernel.prepare(_BUILD, options.kernel, _say)
         if options.verb == "prepare":

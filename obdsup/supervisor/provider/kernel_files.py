@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from obdsup.errors import ProviderError
 
-__all__ = ["KernelRoots", "ensure_node", "holders_of", "wait_for"]
+__all__ = ["KernelRoots", "holders_of", "wait_for"]
 
 T = TypeVar("T")
 
@@ -31,36 +31,35 @@ class KernelRoots:
     dev: Path = Path("/dev")
     proc: Path = Path("/proc")
 
+    def ensure_node(self, sysfs: Path, kind: int) -> Path:
+        """The device node of ``sysfs``; made when no devtmpfs made it (a container's own /dev).
 
-def ensure_node(roots: KernelRoots, sysfs: Path, kind: int) -> Path:
-    """The device node of ``sysfs``; made when no devtmpfs made it (a container's own /dev).
+        Args:
+            kind: ``stat.S_IFCHR`` or ``stat.S_IFBLK``.
 
-    Args:
-        kind: ``stat.S_IFCHR`` or ``stat.S_IFBLK``.
-
-    Raises:
-        ProviderError: the node is missing and can not be made, or another device sits there.
-    """
-    node = roots.dev / sysfs.name
-    major, minor = (int(part) for part in (sysfs / "dev").read_text().strip().split(":"))
-    device = os.makedev(major, minor)
-    try:
-        found = node.stat()
-    except FileNotFoundError:
+        Raises:
+            ProviderError: the node is missing and can not be made, or another device sits there.
+        """
+        node = self.dev / sysfs.name
+        major, minor = (int(part) for part in (sysfs / "dev").read_text().strip().split(":"))
+        device = os.makedev(major, minor)
         try:
-            with contextlib.suppress(FileExistsError):
-                os.mknod(node, kind | 0o600, device)
-        except OSError as error:
+            found = node.stat()
+        except FileNotFoundError:
+            try:
+                with contextlib.suppress(FileExistsError):
+                    os.mknod(node, kind | 0o600, device)
+            except OSError as error:
+                raise ProviderError(
+                    f"{node}: {error.strerror}", hint="mount devtmpfs on /dev, or run as root"
+                ) from error
+            found = node.stat()
+        if stat.S_IFMT(found.st_mode) != kind or found.st_rdev != device:
             raise ProviderError(
-                f"{node}: {error.strerror}", hint="mount devtmpfs on /dev, or run as root"
-            ) from error
-        found = node.stat()
-    if stat.S_IFMT(found.st_mode) != kind or found.st_rdev != device:
-        raise ProviderError(
-            f"{node} is not device {major}:{minor}",
-            hint="a stale node: remove it, the right one is made again",
-        )
-    return node
+                f"{node} is not device {major}:{minor}",
+                hint="a stale node: remove it, the right one is made again",
+            )
+        return node
 
 
 def holders_of(roots: KernelRoots, node: Path) -> list[int]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from obdsup.errors import ProviderError
 from obdsup.supervisor.provider.kernel_files import (
     KernelRoots,
-    ensure_node,
     holders_of,
     wait_for,
 )
@@ -63,7 +62,7 @@ def find_disk(roots: KernelRoots, address: str) -> ScsiDisk | None:
     device = roots.sys / "class" / "scsi_device" / f"{address}:0" / "device" / "block"
     for block in sorted(device.glob("*")):
         try:
-            return ScsiDisk(block, ensure_node(roots, block, stat.S_IFBLK))
+            return ScsiDisk(block, roots.ensure_node(block, stat.S_IFBLK))
         except FileNotFoundError:  # went away while we looked
             continue
     return None

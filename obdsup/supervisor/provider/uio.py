@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from obdsup.errors import ProviderError
-from obdsup.supervisor.provider.kernel_files import KernelRoots, ensure_node, holders_of
+from obdsup.supervisor.provider.kernel_files import KernelRoots, holders_of
 
 __all__ = ["Uio", "find_uio", "open_uio"]
 
@@ -49,7 +49,7 @@ def open_uio(roots: KernelRoots, uio: Uio) -> int:
     Raises:
         ProviderError: field ``holders`` lists the processes that have it open, when that is why.
     """
-    node = ensure_node(roots, uio.sysfs, stat.S_IFCHR)
+    node = roots.ensure_node(uio.sysfs, stat.S_IFCHR)
     try:
         return os.open(node, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
