@@ -217,11 +217,11 @@ static void damage(uint8_t algo, bool is_overwritten, bool is_zfile)
 	if (!is_zfile)
 		memcpy(file.at, layer.at, layer.length);
 	snprintf(path, sizeof(path), "%s/damaged", dir);
-	for (int i = 0; i < 1500; i++) {
+	for (int i = 0; i < 800; i++) {
 		uint64_t r = image_random(&state);
 		size_t at = (size_t)(r >> 8) % file.length;
 
-		if (i < 600) /* the first and last kilobyte hold the fields */
+		if (i < 400) /* the first and last kilobyte hold the fields */
 			at = i % 2 ? (size_t)(r >> 8) % 600
 				   : file.length - 1 - (size_t)(r >> 8) % 600;
 		file.at[at] ^= (uint8_t)(1u << (r & 7));
@@ -233,7 +233,7 @@ static void damage(uint8_t algo, bool is_overwritten, bool is_zfile)
 		}
 		file.at[at] ^= (uint8_t)(1u << (r & 7));
 	}
-	for (size_t length = 0; length < file.length; length += 1 + file.length / 400) {
+	for (size_t length = 0; length < file.length; length += 1 + file.length / 150) {
 		image_file_write(path, file.at, length);
 		REQUIRE(survive(path, true));
 	}
