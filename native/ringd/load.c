@@ -331,6 +331,7 @@ static void advance(struct load *load)
 		return;
 	obd_kring_stat(load->ring, &stat);
 	load->report.is_broken |= stat.is_broken;
+	now_ns = obd_now_ns(); /* enter() may have moved progress_ns past the first reading */
 	if (obd_load_acquire(&load->must_abort) ||
 	    (load->phase != GENERATING &&
 	     (stat.is_broken || now_ns - load->progress_ns > patience_ns)))
