@@ -1,0 +1,214 @@
+"""``config.v1.json``: which files make up an image, from the bottom layer to the top.
+
+| key               | type           | meaning                                                     |
+|-------------------|----------------|-------------------------------------------------------------|
+| lowers            | array          | sealed layers, bottom to top: file, dir, digest, size       |
+| upper             | object         | writable layer: data, index; {} or absent = read-only       |
+| repoBlobUrl       | string         | where remote layers would come from                         |
+| resultFile        | string         | where the outcome of opening is reported                    |
+| recordTracePath   | string         | prefetch trace; not used                                    |
+| accelerationLayer | bool           | refused: the last lower would not be a disk layer           |
+
+Refused by name, as turboOCI: ``targetFile``, ``targetDigest``, ``gzipIndex`` of a lower, ``target``
+and ``gzipIndex`` of an upper.
+
+A lower is the first that exists of ``file``, ``dir``/overlaybd.commit, ``dir``/.commit and
+``dir``/overlaybd.sealed. Other keys are ignored, as the reference does: snapshotters write some.
+Source: overlaybd-formats 5.1.
+
+This module imports neither dataclasses nor typing nor a codec: it costs a worker next to nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+
+from obdsup.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Never
+
+__all__ = ["MAX_LOWERS", "ImageConfig", "load"]
+
+MAX_LOWERS = 255
+_MAX_CONFIG_BYTES = 4 << 20
+_DIR_NAMES = ("overlaybd.commit", ".commit", "overlaybd.sealed")
+_TURBO_LOWER = ("targetFile", "targetDigest", "gzipIndex")
+_TURBO_UPPER = ("target", "gzipIndex")
+
+
+class ImageConfig:
+    """The files of an image: absolute paths that existed when it was loaded. Does not change."""
+
+    __slots__ = ("_lowers", "path", "result_file", "upper")
+
+    path: str
+    result_file: str
+    upper: tuple[str, str] | None
+
+    def __init__(
+        self,
+        path: str,
+        lowers: tuple[str, ...],
+        upper: tuple[str, str] | None,
+        result_file: str = "",
+    ) -> None:
+        fields = {"path": path, "_lowers": lowers, "upper": upper, "result_file": result_file}
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: object) -> Never:
+        raise AttributeError(f"ImageConfig does not change: {name}")
+
+    def lower_paths(self) -> list[str]:
+        """The sealed layers, bottom to top."""
+        return list(self._lowers)
+
+    _lowers: tuple[str, ...]
+
+
+def load(path: str) -> ImageConfig:
+    """Reads and resolves a config.
+
+    Raises:
+        ConfigError: not readable, not JSON, a value of the wrong type, a path that is relative or
+            has "..", a layer that is missing, remote, not a file, or there twice, something not
+            supported. Names the file, the key, what was expected and found.
+    """
+    config = _read_object(path)
+    _refuse(path, "", config, ("accelerationLayer",), "an acceleration layer", bool)
+    lowers = tuple(
+        _resolve_lower(path, f"lowers[{position}]", _typed(path, f"lowers[{position}]", item, dict))
+        for position, item in enumerate(_get(path, "", config, "lowers", list))
+    )
+    upper = _resolve_upper(path, _get(path, "", config, "upper", dict))
+    _get(path, "", config, "repoBlobUrl", str)
+    _get(path, "", config, "recordTracePath", str)
+    _get(path, "", config, "download", dict)
+    if len(lowers) > MAX_LOWERS:
+        raise ConfigError(f"{path}: lowers: expected at most {MAX_LOWERS}, found {len(lowers)}")
+    if not lowers and upper is None:
+        raise ConfigError(f"{path}: expected lowers or an upper, found neither")
+    _refuse_repeats(path, lowers, upper)
+    return ImageConfig(path, lowers, upper, _get(path, "", config, "resultFile", str))
+
+
+def _read_object(path: str) -> dict[str, Any]:
+    try:
+        # O_NONBLOCK through the opener: a FIFO by that name must not hang us.
+        with open(path, "rb", opener=lambda p, f: os.open(p, f | os.O_NONBLOCK)) as file:
+            raw = file.read(_MAX_CONFIG_BYTES + 1) or b""
+    except OSError as error:
+        raise ConfigError(f"{path}: can not be read: {error.strerror}", path=path) from error
+    except ValueError as error:
+        raise ConfigError(f"{path!r}: not a file name: {error}") from error
+    if len(raw) > _MAX_CONFIG_BYTES:
+        raise ConfigError(f"{path}: expected a config of at most {_MAX_CONFIG_BYTES} bytes")
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not JSON: {error}", path=path) from error
+    return _typed(path, "the config", value, dict)  # type: ignore[no-any-return]
+
+
+def _json_name(kind: type) -> str:
+    names = {dict: "an object", list: "an array", str: "a string", bool: "true or false"}
+    return names.get(kind, "a number")
+
+
+def _typed(path: str, key: str, value: Any, kind: type) -> Any:
+    if type(value) is not kind:
+        found = "null" if value is None else f"{_json_name(type(value))}: {json.dumps(value)[:80]}"
+        raise ConfigError(
+            f"{path}: {key}: expected {_json_name(kind)}, found {found}", path=path, key=key
+        )
+    return value
+
+
+def _get(path: str, at: str, table: dict[str, Any], name: str, kind: type) -> Any:
+    """The value of a key, or the empty value of its type when it is not there."""
+    if name not in table:
+        return kind()
+    return _typed(path, f"{at}.{name}" if at else name, table[name], kind)
+
+
+def _refuse(
+    path: str, at: str, table: dict[str, Any], names: tuple[str, ...], what: str, kind: type = str
+) -> None:
+    for name in names:
+        if _get(path, at, table, name, kind):
+            key = f"{at}.{name}" if at else name
+            raise ConfigError(f"{path}: {key}: {what} is not supported", path=path, key=key)
+
+
+def _absolute(path: str, key: str, value: str) -> str:
+    if not value.startswith("/") or ".." in value.split("/") or "\0" in value:
+        raise ConfigError(
+            f'{path}: {key}: expected an absolute path without "..", found {value!r}',
+            path=path,
+            key=key,
+        )
+    return value
+
+
+def _resolve_lower(path: str, at: str, lower: dict[str, Any]) -> str:
+    _refuse(path, at, lower, _TURBO_LOWER, "turboOCI")
+    _get(path, at, lower, "digest", str)
+    _get(path, at, lower, "size", int)
+    candidates: list[str] = []
+    if file := _get(path, at, lower, "file", str):
+        candidates.append(_absolute(path, f"{at}.file", file))
+    if folder := _get(path, at, lower, "dir", str):
+        _absolute(path, f"{at}.dir", folder)
+        candidates.extend(os.path.join(folder, name) for name in _DIR_NAMES)
+    for candidate in candidates:
+        if os.path.lexists(candidate):
+            return candidate
+    if lower.get("digest"):
+        raise ConfigError(
+            f"{path}: {at}: {lower['digest']} is not on this host; remote layers are not supported",
+            hint=f"download it to {candidates[0]}" if candidates else "give file or dir",
+            path=path,
+            key=at,
+        )
+    tried = ", ".join(candidates) or "no file, dir or digest"
+    raise ConfigError(f"{path}: {at}: no layer file found: {tried}", path=path, key=at)
+
+
+def _resolve_upper(path: str, upper: dict[str, Any]) -> tuple[str, str] | None:
+    _refuse(path, "upper", upper, _TURBO_UPPER, "turboOCI")
+    data = _get(path, "upper", upper, "data", str)
+    index = _get(path, "upper", upper, "index", str)
+    if not data and not index:
+        return None
+    if not data or not index:
+        missing = "index" if data else "data"
+        raise ConfigError(f"{path}: upper: expected data and index, found no {missing}", path=path)
+    return _absolute(path, "upper.data", data), _absolute(path, "upper.index", index)
+
+
+def _refuse_repeats(path: str, lowers: tuple[str, ...], upper: tuple[str, str] | None) -> None:
+    """Each file exists, is a file (or device), and has one place in the image only."""
+    places: dict[tuple[int, int], str] = {}
+    named = [(f"lowers[{i}]", name) for i, name in enumerate(lowers)]
+    if upper is not None:
+        named += [("upper.data", upper[0]), ("upper.index", upper[1])]
+    for key, name in named:
+        try:
+            status = os.stat(name)
+        except OSError as error:
+            raise ConfigError(f"{path}: {key}: {name}: {error.strerror}", path=path) from error
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
+            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "something else"
+            raise ConfigError(
+                f"{path}: {key}: {name}: expected a regular file, found {kind}", path=path, key=key
+            )
+        identity = (status.st_dev, status.st_ino)
+        if identity in places:
+            raise ConfigError(
+                f"{path}: {key}: {name} is {places[identity]} already", path=path, key=key
+            )
+        places[identity] = key

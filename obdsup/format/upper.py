@@ -1,0 +1,146 @@
+"""Reads the writable layer in append mode: a data file and an index file of one uuid.
+
+| file  | byte 0                                               | from byte 4096                 |
+|-------|------------------------------------------------------|--------------------------------|
+| data  | header, flags header + data                          | payload as it was appended     |
+| index | header, flags header; index_offset 4096, no size     | 16-byte records in write order |
+
+A later record overrides an earlier one. The record count follows from the file's size.
+
+The torn tail: a power cut may leave part of a record at the end of the index file, and whole
+records whose data the data file does not hold (or zeros, from a file system that extended the
+file first). They are left out when no good one follows. A bad record with a good one behind it is
+damage, and refused. Sparse writable layers are refused by name. Source: overlaybd-formats 1.6.
+"""
+
+from __future__ import annotations
+
+from obdsup.errors import FormatError
+from obdsup.format import lsmt_header, lsmt_index
+from obdsup.format.blob import Blob, FileBlob
+from obdsup.format.lsmt_header import AREA_BYTES, LsmtFlags, LsmtHeader
+from obdsup.format.segment_map import SegmentMap
+from obdsup.format.units import SECTOR_BYTES
+
+__all__ = ["Upper", "open_upper"]
+
+_MAX_RECORDS = 128_000_000
+_BATCH_BYTES = 1 << 20
+
+
+class Upper:
+    """A writable layer as it was when opened; owns both blobs."""
+
+    def __init__(self, data: Blob, index: Blob) -> None:
+        """Reads headers and records; takes both blobs over.
+
+        Raises:
+            FormatError: a wrong header, different uuids, a bad record before a good one.
+        """
+        self.path = data.path
+        self._data = data
+        self.header = _read_data_header(data)
+        index_header = _read_index_header(index)
+        if index_header.uuid != self.header.uuid:
+            raise FormatError(
+                index.path,
+                56,
+                f"{self.header.uuid} as in {data.path}",
+                index_header.uuid,
+                field="uuid",
+            )
+        if index_header.virtual_size_bytes != self.header.virtual_size_bytes:
+            raise FormatError(
+                index.path,
+                48,
+                f"{self.header.virtual_size_bytes} as in {data.path}",
+                index_header.virtual_size_bytes,
+                field="virtual_size",
+            )
+        self.map = SegmentMap()
+        self.record_cnt = 0
+        self.index_end_bytes = AREA_BYTES
+        self._read_records(index)
+        self.torn_bytes = index.size - self.index_end_bytes
+        index.close()
+
+    def _read_records(self, index: Blob) -> None:
+        whole = (index.size - AREA_BYTES) // lsmt_index.ENTRY_BYTES
+        if whole > _MAX_RECORDS:
+            raise FormatError(index.path, index.size, f"at most {_MAX_RECORDS} records", whole)
+        file_end = self._data.size // SECTOR_BYTES
+        end = AREA_BYTES + whole * lsmt_index.ENTRY_BYTES
+        bad: FormatError | None = None
+        for base in range(AREA_BYTES, end, _BATCH_BYTES):
+            raw = index.read_at(base, min(_BATCH_BYTES, end - base))
+            for position, segment in lsmt_index.decode(raw):
+                at = base + position * lsmt_index.ENTRY_BYTES
+                problem = lsmt_index.problem_of(segment, file_end)
+                if problem is not None:
+                    bad = bad or FormatError(index.path, at, *problem, field="index record")
+                elif bad is not None:
+                    raise bad
+                else:
+                    self.map.insert(segment)
+                    self.record_cnt += 1
+                if bad is None:
+                    self.index_end_bytes = at + lsmt_index.ENTRY_BYTES
+        if bad is None:
+            self.index_end_bytes = end  # INVALID records may stand at the end
+
+    def read_payload(self, moffset: int, length: int) -> bytes:
+        """``length`` sectors from sector ``moffset`` of the data file."""
+        return self._data.read_at(moffset * SECTOR_BYTES, length * SECTOR_BYTES)
+
+    def close(self) -> None:
+        """Closes the data file."""
+        self._data.close()
+
+
+def _read_data_header(data: Blob) -> LsmtHeader:
+    header = lsmt_header.decode(data.read_at(0, min(AREA_BYTES, data.size)), data.path, 0)
+    if header.flags & LsmtFlags.SPARSE:
+        raise FormatError(
+            data.path,
+            28,
+            "an append-mode writable layer",
+            "a sparse one",
+            field="flags",
+            hint="commit it with the tool that wrote it; sparse writable layers are not supported",
+        )
+    lsmt_header.expect_flags(
+        header, data.path, 0, present=LsmtFlags.HEADER | LsmtFlags.DATA, absent=LsmtFlags.SEALED
+    )
+    return header
+
+
+def _read_index_header(index: Blob) -> LsmtHeader:
+    header = lsmt_header.decode(index.read_at(0, min(AREA_BYTES, index.size)), index.path, 0)
+    lsmt_header.expect_flags(
+        header, index.path, 0, present=LsmtFlags.HEADER, absent=LsmtFlags.DATA | LsmtFlags.SEALED
+    )
+    if header.index_offset_bytes != AREA_BYTES:
+        raise FormatError(
+            index.path, 32, AREA_BYTES, header.index_offset_bytes, field="index_offset"
+        )
+    return header
+
+
+def open_upper(data_path: str, index_path: str) -> Upper:
+    """Opens a pair of files.
+
+    Raises:
+        ConfigError: a file is missing or not a file.
+        FormatError: see ``Upper``.
+    """
+    data = FileBlob(data_path)
+    try:
+        index = FileBlob(index_path)
+        try:
+            return Upper(data, index)
+        except BaseException:
+            index.close()
+            raise
+    except BaseException:
+        data.close()
+        raise
