@@ -1,0 +1,142 @@
+"""``python -m chaos.stall``: how long I/O stands still, as figures.
+
+Every row is measured under a load whose every read is checked; a wrong answer, an error or a lost
+command makes the run fail. Times in milliseconds: SIGKILL to the first completion by the successor
+(its journal's clock), hand-overs and supervisor deaths as ringd's longest gap between completions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from chaos.demo.latency import summarize
+from chaos.demo.problem import REPO, DemoError, say
+from chaos.demo.schedule import Kind
+from chaos.stall.rig import LoadRig
+
+MIXED_LOAD = "--qd 8 --read-percent 70 --max-sectors 16"
+READ_LOAD = "--qd 8 --read-percent 100 --discard-percent 0 --flush-percent 0 --max-sectors 16"
+HISTORIES = (0, 60_000, 180_000)
+Row = dict[str, Any]
+
+
+def main(arguments: list[str]) -> int:
+    options = _parser().parse_args(arguments)
+    rows: list[Row] = []
+    try:
+        for row in _measure(options):
+            rows.append(row)
+            say(_line(row))
+    except DemoError as error:
+        say(f"stall: FAILED: {error}")
+        return 1
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps({"seed": options.seed, "rows": rows}, indent=2) + "\n")
+    say(f"written: {options.json}")
+    return 0
+
+
+def _measure(options: argparse.Namespace) -> Iterator[Row]:
+    yield _kills(options, Kind.WORKER, options.kills, 0, MIXED_LOAD)
+    for history in HISTORIES:
+        yield _kills(options, Kind.WORKER, options.history_kills, history, READ_LOAD)
+    for history in HISTORIES:
+        yield _hand_overs(options, history)
+    yield _supervisor_deaths(options)
+    yield _kills(options, Kind.BOTH, options.both_kills, 0, MIXED_LOAD)
+
+
+def _kills(options: argparse.Namespace, kind: Kind, count: int, history: int, load: str) -> Row:
+    stalls_ns = []
+    recovered = hits = 0
+    with LoadRig(history, load, options.seed) as rig:
+        for _ in range(count):
+            rig.killer.wait_ready()
+            landed = rig.killer.kill(kind)
+            stalls_ns.append(landed.served_ns - landed.killed_ns)
+            recovered += landed.recovered
+            hits += landed.hit_in_flight
+    if not hits:
+        raise DemoError(f"none of {count} kills ({kind.value}) hit a command in flight")
+    row = _row(f"{kind.value} killed", load, history, stalls_ns, rig)
+    return {**row, "recovered_in_flight": recovered, "hit_in_flight": hits}
+
+
+def _hand_overs(options: argparse.Namespace, history: int) -> Row:
+    stalls_ns = []
+    with LoadRig(history, READ_LOAD, options.seed) as rig:
+        for _ in range(options.handovers):
+            rig.killer.wait_ready()
+            rig.gaps.take()
+            begin_ns = time.monotonic_ns()
+            rig.hand_over()
+            stalls_ns.append(_longest_gap(rig, begin_ns))
+    return _row("hand-over", READ_LOAD, history, stalls_ns, rig)
+
+
+def _supervisor_deaths(options: argparse.Namespace) -> Row:
+    """Longest gap around each supervisor's death, beside the same time without one."""
+    stalls_ns, quiet_ns = [], []
+    with LoadRig(0, MIXED_LOAD, options.seed) as rig:
+        for _ in range(options.supervisor_kills):
+            rig.killer.wait_ready()
+            rig.gaps.take()
+            begin_ns = time.monotonic_ns()
+            rig.killer.kill(Kind.SUPERVISOR)
+            stalls_ns.append(_longest_gap(rig, begin_ns))
+            length_ns = time.monotonic_ns() - begin_ns
+            begin_ns = time.monotonic_ns()
+            time.sleep(length_ns / 1e9)  # as long, with nothing done to anyone
+            quiet_ns.append(_longest_gap(rig, begin_ns))
+    row = _row("supervisor killed", MIXED_LOAD, 0, stalls_ns, rig)
+    return {**row, "without_kill_ms": summarize(quiet_ns).to_json()}
+
+
+def _longest_gap(rig: LoadRig, begin_ns: int) -> int:
+    """The longest gap since begin_ns; gaps below a millisecond count as none."""
+    return max((end - start for start, end in rig.gaps.take() if end >= begin_ns), default=0)
+
+
+def _row(what: str, load: str, history: int, stalls_ns: list[int], rig: LoadRig) -> Row:
+    return {
+        "what": what,
+        "prior_writes": history,
+        "load": load,
+        "stall_ms": summarize(stalls_ns).to_json(),
+        "commands": rig.report["commands"],
+    }
+
+
+def _line(row: Row) -> str:
+    stall = row["stall_ms"]
+    extra = f", {row['recovered_in_flight']} recovered" if "recovered_in_flight" in row else ""
+    if "without_kill_ms" in row:
+        extra = f", longest without a kill {row['without_kill_ms']['max']} ms"
+    return (
+        f"{row['what']:18} {row['prior_writes']:7} prior writes  n={stall['count']:<4} "
+        f"p50 {stall['p50']:8.2f}  p99 {stall['p99']:8.2f}  max {stall['max']:8.2f} ms"
+        f"  ({row['commands']} commands checked{extra})"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m chaos.stall", description=__doc__)
+    add = parser.add_argument
+    add("--kills", type=int, default=100, help="worker kills under a mixed load")
+    add("--history-kills", type=int, default=30, help="worker kills per prior-writes row")
+    add("--handovers", type=int, default=30, help="hand-overs per prior-writes row")
+    add("--supervisor-kills", type=int, default=10)
+    add("--both-kills", type=int, default=10)
+    add("--seed", type=int, default=1)
+    add("--json", type=Path, default=REPO / "out" / "stall.json")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

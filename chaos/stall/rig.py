@@ -1,0 +1,103 @@
+"""One device under ringd's load front end, in folders of its own, taken down whatever happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from chaos.demo.counters import DeviceJournal
+from chaos.demo.kills import Killer
+from chaos.demo.node import Node, wait_until
+from chaos.demo.problem import DemoError
+from chaos.stall.prior_writes import append_history
+from chaos.stall.ring_gaps import RingGaps
+
+__all__ = ["DEVICE", "LoadRig"]
+
+DEVICE = "load"
+SIZE_BYTES = 64 * 1024 * 1024
+_ZEROS = ("errors", "lost", "stale", "misplaced")
+
+
+class LoadRig:
+    """A supervisor, a worker, a standby and a generator that checks every sector it reads.
+
+    Args:
+        prior_writes: how many writes the writable layer took before.
+        load_options: of `obdsup-ringd load`, as on its command line.
+        seed: of the prior writes' places.
+        patience_s: bound of each step.
+    """
+
+    def __init__(
+        self, prior_writes: int, load_options: str, seed: int, patience_s: float = 60.0
+    ) -> None:
+        self._prior_writes = prior_writes
+        self._load_options = load_options
+        self._seed = seed
+        self._patience_s = patience_s
+        self._stack = ExitStack()
+        self.report: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        with self._stack:  # takes down what was put up if a step fails
+            prefix = f"obdsup-stall-{os.getpid()}-"
+            run_dir = Path(tempfile.mkdtemp(prefix=prefix, dir="/dev/shm"))
+            state_dir = Path(tempfile.mkdtemp(prefix=prefix, dir="/var/tmp"))
+            self.node = Node(run_dir, state_dir, "load", self._patience_s)
+            self._stack.callback(self.node.clean_up)
+            self.journal = DeviceJournal(run_dir, DEVICE)
+            self.gaps = RingGaps(run_dir / "rings" / f"{DEVICE}.sock")
+            self.killer = Killer(self.node, self.journal.read, wait_until, self._patience_s)
+            self._create(run_dir, state_dir)
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._stack:
+            if error is None:
+                self.report = self._finish()
+
+    def hand_over(self) -> None:
+        """One planned hand-over of the device.
+
+        Raises:
+            DemoError: it did not happen.
+        """
+        self.node.obdsup("device", "handover", DEVICE)
+
+    def _create(self, run_dir: Path, state_dir: Path) -> None:
+        rings = run_dir / "rings"
+        rings.mkdir(mode=0o700, parents=True)
+        (rings / f"{DEVICE}.options").write_text(self._load_options)
+        data, index = state_dir / "load.data", state_dir / "load.index"
+        self.node.obdsup("image", "new-upper", "--size", str(SIZE_BYTES), str(data), str(index))
+        append_history(data, index, self._prior_writes, SIZE_BYTES, self._seed)
+        config = state_dir / "config.v1.json"
+        upper = {"data": str(data), "index": str(index)}
+        config.write_text(json.dumps({"repoBlobUrl": "", "lowers": [], "upper": upper}))
+        self.node.start_supervisor()
+        wait_until(self.node.is_answering, self._patience_s, "an answer of the supervisor")
+        create = ["device", "create", DEVICE, "--image", str(config), "--writable"]
+        self.node.obdsup(*create, "--provider", "load")
+        wait_until(lambda: self.journal.read().completed > 0, self._patience_s, "first commands")
+
+    def _finish(self) -> dict[str, Any]:
+        """Reads everything back, removes the device and returns the generator's verdict."""
+        self.node.remove_device(DEVICE)
+        path = self.node.run_dir / "rings" / f"{DEVICE}.json"
+        report: dict[str, Any] = json.loads(path.read_text())
+        wrong = {key: report[key] for key in _ZEROS if report[key]}
+        if wrong or report.get("broken"):
+            raise DemoError(f"the load's checker found: {wrong}, broken: {report.get('broken')}")
+        return report
