@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
-import tempfile
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from guest import dmesg
 from guest.checks.provider_contract import SIZE_BYTES, contract_geometry, run_contract
+from guest.checks.report import named_checks, run_checks
 from guest.checks.served import FakeServerProcess, fake_served
 from obdsup.errors import ProviderError
 from obdsup.supervisor.provider.base import DeviceGeometry, ProviderIds
@@ -130,32 +127,7 @@ def _run(*command: str) -> None:
     assert done.returncode == 0, f"{command}: {done.stderr}"
 
 
-CHECKS: dict[str, Callable[[Path], None]] = {
-    name.removeprefix("check_"): check
-    for name, check in list(globals().items())
-    if name.startswith("check_")
-}
-
-
-def main(wanted: list[str]) -> int:
-    """Runs the named checks, or all; 0 when all held and the kernel log stayed clean."""
-    results: dict[str, str] = {}
-    for name in wanted or CHECKS:
-        marker = f"obdsup check {name}"
-        dmesg.mark(marker)
-        print(f"check {name}", flush=True)
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                CHECKS[name](Path(folder))
-                log = subprocess.run(["dmesg"], capture_output=True, text=True, check=True).stdout
-                found = dmesg.complaints(log, marker)
-                results[name] = "\n".join(["kernel log:", *found]) if found else ""
-            except Exception:  # noqa: BLE001 - the top of this program: reported, never lost
-                results[name] = traceback.format_exc()
-        print(f"  {results[name] or 'ok'}", flush=True)
-    Path(os.environ["GUEST_RESULT"], "checks.json").write_text(json.dumps(results))
-    return 1 if any(results.values()) else 0
-
+CHECKS = named_checks(globals())
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(run_checks(CHECKS, sys.argv[1:]))

@@ -28,7 +28,7 @@ GEOMETRY = DeviceGeometry("web", UUID, 64 << 20, False, "/images/web/config.v1.j
 
 def _provider(root: Path) -> tuple[TcmuProvider, FakeConfigfs]:
     configfs = FakeConfigfs(root)
-    return TcmuProvider(configfs.roots, configfs), configfs
+    return TcmuProvider(roots=configfs.roots, configfs=configfs), configfs
 
 
 # --- names ------------------------------------------------------------------------------------

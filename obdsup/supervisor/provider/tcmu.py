@@ -39,6 +39,7 @@ _SECTOR_BYTES = 512
 _HBA_BASE = 1 << 30  # above what people and other programs number by hand
 _DATA_AREA_MB = 64
 _COMMAND_RING_MB = 1
+_HELD_UP_S = 60.0  # bounds a kernel call that a missing worker holds up
 _APPEARS_S = 30.0
 _OPENERS_LEAVE_S = 3.0
 
@@ -75,21 +76,20 @@ def ids_of(geometry: DeviceGeometry) -> ProviderIds:
 
 
 class TcmuProvider:
-    """See ``base.RingProvider``.
-
-    ``timeout_s`` bounds each kernel call that a missing worker would hold up for ever.
-    """
+    """See ``base.RingProvider``. Keeps nothing: all there is to know is in configfs."""
 
     name = "tcmu"
 
     def __init__(
         self,
+        _rings_dir: Path | None = None,
+        *,
         roots: KernelRoots | None = None,
         configfs: Configfs | None = None,
-        timeout_s: float = 60.0,
     ) -> None:
+        """The first argument is what every provider is made with; here it has no use."""
         self._roots = roots or KernelRoots()
-        self._configfs = configfs or Configfs(timeout_s)
+        self._configfs = configfs or Configfs(_HELD_UP_S)
         self._target = self._roots.sys / "kernel" / "config" / "target"
 
     # --- the host -------------------------------------------------------------------------------
