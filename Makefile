@@ -45,4 +45,14 @@ kernel: setup
 	@$(VENV)/python -m guest prepare
 	@$(VENV)/python -m pytest -m kernel
 
-.PHONY: help setup demo test check kernel
+bench: setup
+	@$(MAKE) -s -C native bench
+	@native/build/release/read
+	@$(VENV)/python -m chaos.stall
+
+# A long demo, then worker, supervisor and double kills under a load whose every read is checked.
+chaos: setup
+	@DEMO_SECONDS=$${DEMO_SECONDS:-120} $(VENV)/python -m chaos.demo
+	@$(VENV)/python -m chaos.stall --kills 500 --both-kills 30 --json out/chaos.json
+
+.PHONY: help setup demo test check kernel bench chaos
