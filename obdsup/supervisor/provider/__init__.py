@@ -1,1 +1,93 @@
-"""provider."""
+"""The ring providers by name, and the choice of ``auto``: tcmu, then fuse."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from obdsup.errors import ConfigError, ProviderError
+from obdsup.supervisor.provider.base import RingProvider
+
+__all__ = ["ProviderChoice", "Providers"]
+
+_MODULES = {
+    "tcmu": ("obdsup.supervisor.provider.tcmu", "TcmuProvider"),
+    "fuse": ("obdsup.supervisor.provider.fuse", "FuseProvider"),
+    "load": ("obdsup.supervisor.provider.load", "LoadProvider"),
+}
+AUTO_ORDER = ("tcmu", "fuse")
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderChoice:
+    """Which provider new devices get by default and why, in plain words."""
+
+    name: str
+    reason: str
+
+
+class Providers:
+    """Makes providers when they are first asked for: an absent one costs and breaks nothing."""
+
+    def __init__(
+        self, rings_dir: Path, makers: dict[str, Callable[[Path], RingProvider]] | None = None
+    ) -> None:
+        self._rings_dir = rings_dir
+        self._makers = makers or {}
+        self._made: dict[str, RingProvider] = {}
+
+    def get(self, name: str) -> RingProvider:
+        """The provider of that name.
+
+        Raises:
+            ConfigError: there is none of that name.
+            ProviderError: this installation lacks it.
+        """
+        if name not in self._made:
+            self._made[name] = self._make(name)
+        return self._made[name]
+
+    def choose(self, wanted: str) -> ProviderChoice:
+        """Resolves ``auto``; a name is taken as it is, with what its probe says.
+
+        Raises:
+            ProviderError: ``auto`` and none works here.
+        """
+        if wanted != "auto":
+            return ProviderChoice(wanted, f"asked for; {self._reason(wanted)[1]}")
+        refusals: list[str] = []
+        for name in AUTO_ORDER:
+            is_available, reason = self._reason(name)
+            if is_available:
+                why = "; ".join([*refusals, f"{name}: {reason}"])
+                return ProviderChoice(name, why)
+            refusals.append(f"no {name}: {reason}")
+        raise ProviderError(
+            f"no ring provider works on this host: {'; '.join(refusals)}",
+            hint="see `obdsup doctor`",
+        )
+
+    def _reason(self, name: str) -> tuple[bool, str]:
+        try:
+            probe = self.get(name).probe()
+        except ProviderError as error:
+            return False, str(error)
+        return probe.is_available, probe.reason
+
+    def _make(self, name: str) -> RingProvider:
+        if name in self._makers:
+            return self._makers[name](self._rings_dir)
+        if name not in _MODULES:
+            raise ConfigError(
+                f"provider {name!r} is unknown", hint=f"one of auto, {', '.join(_MODULES)}"
+            )
+        module_name, class_name = _MODULES[name]
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            raise ProviderError(f"provider {name} is not part of this installation") from error
+        make = getattr(module, class_name)
+        made: RingProvider = make() if name == "tcmu" else make(self._rings_dir)
+        return made

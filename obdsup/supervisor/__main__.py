@@ -1,0 +1,87 @@
+"""``python -m obdsup.supervisor``: runs the supervisor in the foreground.
+
+Exit codes: 0 stopped, 2 wrong usage, else those of obdsup/errors.py. SIGTERM and SIGINT leave the
+workers serving; the next supervisor adopts them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from obdsup.errors import AccessDenied, ObdError
+
+__all__ = ["main"]
+
+SWITCH_INTERVAL_S = 0.0005  # a thread that takes over must not wait 5 ms for one that formats
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """The command line; SystemExit(2) when it is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="obdsup supervisor",
+        description="Starts workers, watches them, and hands their rings over when they die.",
+    )
+    run_dir = os.environ.get("OBDSUP_RUN_DIR", "/run/obdsup")
+    state_dir = os.environ.get("OBDSUP_STATE_DIR", "/var/lib/obdsup")
+    add = parser.add_argument
+    add("--run-dir", type=Path, default=Path(run_dir), help="sockets, journals, logs (a tmpfs)")
+    add("--state-dir", type=Path, default=Path(state_dir), help="state.db and writable layers")
+    add("--provider", default="auto", help="auto, tcmu, fuse or load (default: %(default)s)")
+    add("--standbys", type=int, default=1, help="warm standbys kept ready (default: %(default)s)")
+    add("--prewarm", type=int, default=64, metavar="N", help="images a standby holds open")
+    add("--worker-command", metavar="CMD", help="how to start a worker, for another release")
+    add("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    return parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs until told to stop.
+
+    Raises:
+        ObdError: it could not start.
+    """
+    from obdsup.supervisor.service import Service
+    from obdsup.supervisor.settings import Settings
+
+    if os.geteuid() != 0:
+        raise AccessDenied("the supervisor needs root: rings, loop devices and mounts belong to it")
+    extra: dict[str, Any] = {}
+    if options.worker_command:
+        extra["worker_command"] = tuple(shlex.split(options.worker_command))
+    settings = Settings(
+        run_dir=options.run_dir.absolute(),
+        state_dir=options.state_dir.absolute(),
+        provider=options.provider,
+        standbys=options.standbys,
+        prewarm_max=options.prewarm,
+        **extra,
+    )
+    return Service(settings).run()
+
+
+def main() -> None:
+    """Entry point: the only place that exits."""
+    options = parse_arguments(sys.argv[1:])
+    from obdsup.supervisor.event_log import start_logging
+
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    listener = start_logging(getattr(logging, options.log_level.upper()))
+    try:
+        code = run(options)
+    except ObdError as error:
+        logging.getLogger("obdsup").error("supervisor.failed %s", error)
+        code = error.exit_code
+    listener.stop()
+    # Not sys.exit: a thread that is blocked in a provider must not keep the lock.
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""What a new supervisor finds: living workers are adopted, the rest is taken over, in parallel.
+
+Who serves is not read from state.db: living workers are asked. A worker that lives but does not
+answer is killed, and proven dead, before its device is given to another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+from obdsup.errors import ObdError, WorkerLost
+from obdsup.state import process as processes
+from obdsup.state import tables
+from obdsup.state.database import Database
+from obdsup.state.device import DeviceRow, WorkerRow
+from obdsup.state.messages import Packet
+from obdsup.state.process import ProcessIdentity
+from obdsup.supervisor.device import Device
+from obdsup.supervisor.devices import Devices
+from obdsup.supervisor.embedding import EmbeddedSupervisor
+from obdsup.supervisor.event_log import EventLog
+from obdsup.supervisor.fleet import Fleet
+from obdsup.supervisor.provider.base import RingHandle
+from obdsup.supervisor.settings import Settings
+from obdsup.supervisor.worker import Worker
+from obdsup.supervisor.worker_link import WorkerLink
+
+__all__ = ["Adoption"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Living:
+    """A process that is one of our workers, by pid, start time and pidfd."""
+
+    worker_id: str
+    identity: ProcessIdentity
+    pidfd: int
+    socket: str
+
+
+class Adoption:
+    """Runs once, in a thread of its own, while the loop runs."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        events: EventLog,
+        loop: EmbeddedSupervisor,
+        fleet: Fleet,
+        devices: Devices,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._events = events
+        self._loop = loop
+        self._fleet = fleet
+        self._devices = devices
+        self._lock = threading.Lock()
+        self._open: dict[str, Device] = {}  # devices not yet settled
+
+    def run(self, *, is_same_boot: bool) -> None:
+        """Settles every device of state.db; returns when each has a server or tries for one."""
+        if not is_same_boot:
+            self._void_all()
+            return
+        living = self._find_living()
+        loaded = self._devices.load()
+        self._open = {device.record.name: device for device in loaded}
+        living_pids = {one.identity.pid for one in living}
+        for device in loaded:
+            owner = device.serving.journal.counters().owner_pid
+            if not living or (owner not in living_pids and not self._may_serve(device, living)):
+                self._orphan(device, "worker and supervisor died")
+        threads = [threading.Thread(target=self._meet, args=(one,), daemon=True) for one in living]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for device in list(self._open.values()):
+            self._orphan(device, "no living worker serves it")
+        for device in loaded:
+            self._devices.resume(device)
+
+    # -- who lives -----------------------------------------------------------------------------
+    def _find_living(self) -> list[_Living]:
+        rows: list[WorkerRow] = self._database.read(tables.load_workers)  # type: ignore[assignment]
+        known = {row.id: row for row in rows}
+        found: dict[str, _Living] = {}
+        for path in sorted(self._settings.workers_dir.glob("*.sock")):
+            one = self._at_socket(path)
+            if one is not None:
+                found[one.worker_id] = one
+        for row in known.values():
+            self._fleet.note_last_number(int(row.id[1:]) if row.id[1:].isdigit() else 0)
+            if row.id in found:
+                continue
+            pidfd = processes.open_pidfd(row.identity)
+            if pidfd is not None:  # started, not listening yet
+                found[row.id] = _Living(row.id, row.identity, pidfd, row.socket)
+            else:
+                self._database.later(tables.delete_worker(row.id))
+        return list(found.values())
+
+    def _at_socket(self, path: Path) -> _Living | None:
+        """The process that listens there, by what the kernel says; a dead socket is removed."""
+        link = WorkerLink(path.stem, str(path))
+        try:
+            identity = processes.identify(link.peer_pid(self._settings.hello_timeout_s))
+        except WorkerLost as error:
+            if not error.fields.get("is_timeout"):
+                path.unlink(missing_ok=True)
+            return None
+        pidfd = processes.open_pidfd(identity) if identity is not None else None
+        if identity is None or pidfd is None:
+            path.unlink(missing_ok=True)
+            return None
+        return _Living(path.stem, identity, pidfd, str(path))
+
+    def _may_serve(self, device: Device, living: list[_Living]) -> bool:
+        return any(one.worker_id == device.record.row.worker_id for one in living)
+
+    # -- one living worker -------------------------------------------------------------------------
+    def _meet(self, one: _Living) -> None:
+        link = WorkerLink(one.worker_id, one.socket)
+        deadline = time.monotonic() + self._settings.hello_timeout_s
+        while True:
+            try:
+                hello = link.call_aside("hello", self._settings.hello_timeout_s)
+                break
+            except ObdError as error:
+                is_timeout = isinstance(error, WorkerLost) and error.fields.get("is_timeout")
+                if is_timeout or time.monotonic() >= deadline or processes.has_exited(one.pidfd):
+                    self._fence(one, str(error))
+                    return
+                processes.has_exited(one.pidfd, 0.005)
+        try:
+            self._take(one, hello)
+        finally:
+            hello.close_fds()
+
+    def _take(self, one: _Living, hello: Packet) -> None:
+        body = hello.body
+        is_same = (body.get("pid"), body.get("start_time")) == (
+            one.identity.pid,
+            one.identity.start_time,
+        )
+        served = [row for row in body.get("devices", []) if not row.get("failed")]
+        lost = [row for row in body.get("devices", []) if row.get("failed")]
+        if not is_same or lost or len(served) > 1:
+            self._fence(one, "is not what it must be" if not is_same else f"lost {lost or served}")
+            return
+        worker = self._adopt(one)
+        name = str(served[0]["name"]) if served else ""
+        self._fleet.adopted(worker, name, str(body.get("release", "")))
+        if served:
+            self._adopt_ring(worker, served[0], hello)
+
+    def _adopt(self, one: _Living) -> Worker:
+        """In the loop: supervisord's objects belong to it."""
+        done: Future[Worker] = Future()
+
+        def adopt() -> None:
+            done.set_result(self._fleet.adopt(one.worker_id, one.identity, one.pidfd, one.socket))
+
+        self._loop.call_soon(adopt)
+        return done.result()
+
+    def _adopt_ring(self, worker: Worker, row: dict[str, object], hello: Packet) -> None:
+        name = str(row["name"])
+        with self._lock:
+            device = self._open.pop(name, None)
+        ring = row.get("ring")
+        if device is None or not isinstance(ring, dict):
+            self._events.emit(
+                "worker.slow", name, level=logging.ERROR, worker=worker.id,
+                reason="serves a device that is not in state.db",
+            )  # fmt: skip
+            return
+        count = int(ring.get("fd_count", 0))
+        fds, hello.fds = hello.fds[: count + 1], hello.fds[count + 1 :]
+        if count == 0 or len(fds) != count + 1:
+            for fd in fds:
+                os.close(fd)
+            self._fleet.fence(worker, "gave no ring back")
+            self._orphan(device, "the worker gave no ring back", is_open=False)
+            return
+        generation = row.get("generation")
+        if isinstance(generation, int) and generation > device.record.row.generation:
+            device.record.later(generation=generation)
+        device.record.later(worker_id=worker.id)
+        device.serving.adopt(
+            worker, RingHandle(str(ring["kind"]), fds[:count], int(ring["map_bytes"])), fds[count]
+        )
+        self._events.emit(
+            "ring.adopted", name, worker=worker.id, pid=worker.identity.pid, gen=generation
+        )
+
+    def _fence(self, one: _Living, reason: str) -> None:
+        self._events.emit(
+            "worker.fenced", level=logging.WARNING, worker=one.worker_id, pid=one.identity.pid,
+            reason=reason,
+        )  # fmt: skip
+        processes.kill(one.pidfd, self._settings.kill_timeout_s)
+        os.close(one.pidfd)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(one.socket)
+        self._database.later(tables.delete_worker(one.worker_id))
+
+    # -- nobody serves ---------------------------------------------------------------------------
+    def _orphan(self, device: Device, cause: str, *, is_open: bool = True) -> None:
+        """Takes over at once. A device that was never served waits for its operation."""
+        with self._lock:
+            if is_open and self._open.pop(device.record.name, None) is None:
+                return
+        if device.record.row.generation > 0:
+            device.serving.orphaned(cause)
+
+    def _void_all(self) -> None:
+        rows: list[DeviceRow] = self._database.read(tables.load_devices)  # type: ignore[assignment]
+        for row in rows:
+            self._devices.void(row)
+        workers: list[WorkerRow] = self._database.read(tables.load_workers)  # type: ignore[assignment]
+        for worker in workers:
+            self._database.later(tables.delete_worker(worker.id))
+        for path in self._settings.workers_dir.glob("*.sock"):
+            path.unlink(missing_ok=True)

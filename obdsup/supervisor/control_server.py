@@ -1,0 +1,153 @@
+"""The control socket RUN/obdsup.sock: JSON lines, peers must be root (obdsup/state/control.py).
+
+One thread per connection: an operation may block for seconds, the supervisor's loop never does. A
+client that goes away in the middle changes nothing: the operation runs on to its end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from obdsup.errors import AccessDenied, ConfigError, ControlError, ObdError
+from obdsup.state.control import CONTROL_VERSION, MAX_LINE_BYTES
+
+__all__ = ["ControlServer", "Operation"]
+
+# (request, progress) -> result
+Operation = Callable[[dict[str, Any], Callable[[str], None]], object]
+REQUEST_TIMEOUT_S = 30.0
+BACKLOG = 64
+REQUEST_MAX_BYTES = 64 * 1024
+_PEERCRED = struct.Struct("3i")
+log = logging.getLogger(__name__)
+
+
+class ControlServer:
+    """Listens from construction on; ``start`` begins to answer.
+
+    Raises:
+        ConfigError: the socket can not be made.
+    """
+
+    def __init__(self, path: Path, operations: dict[str, Operation]) -> None:
+        self.path = path
+        self._operations = operations
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        path.unlink(missing_ok=True)  # we hold the supervisor's lock: nobody listens there
+        try:
+            mask = os.umask(0o177)
+            try:
+                self._sock.bind(str(path))
+            finally:
+                os.umask(mask)
+            self._sock.listen(BACKLOG)
+        except OSError as error:
+            self._sock.close()
+            raise ConfigError(
+                f"control socket {path}: {error}", hint="choose a shorter --run-dir"
+            ) from error
+
+    def start(self) -> None:
+        """Answers from now on."""
+        threading.Thread(target=self._accept, name="control", daemon=True).start()
+
+    def close(self) -> None:
+        """Stops listening; operations under way run on."""
+        with contextlib.suppress(FileNotFoundError):
+            self.path.unlink()
+        self._sock.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._sock.accept()
+            except OSError:
+                if self._sock.fileno() < 0:
+                    return
+                log.exception("control socket: accept failed")
+                threading.Event().wait(0.1)  # out of fds: give them time to come back
+                continue
+            threading.Thread(
+                target=self._serve, args=(connection,), name="control-peer", daemon=True
+            ).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.settimeout(REQUEST_TIMEOUT_S)
+            try:
+                _check_peer(connection)
+                request = _read_request(connection)
+                operation = self._find(request)
+            except ObdError as error:
+                _send(connection, {"ok": False, "error": error.to_json()})
+                return
+            _send(connection, self._carry_out(operation, request, connection))
+
+    def _find(self, request: dict[str, Any]) -> Operation:
+        if request.get("v") != CONTROL_VERSION:
+            raise ControlError(
+                f"control protocol {request.get('v')!r}, this release speaks {CONTROL_VERSION}",
+                hint="use the obdsup of the supervisor's release",
+            )
+        operation = self._operations.get(str(request.get("op")))
+        if operation is None:
+            raise ControlError(
+                f"unknown operation {request.get('op')!r}",
+                hint=f"one of {', '.join(sorted(self._operations))}",
+            )
+        return operation
+
+    def _carry_out(
+        self, operation: Operation, request: dict[str, Any], connection: socket.socket
+    ) -> dict[str, Any]:
+        def progress(text: str) -> None:
+            with contextlib.suppress(OSError):
+                _send(connection, {"progress": text})
+
+        try:
+            return {"ok": True, "result": operation(request, progress)}
+        except ObdError as error:
+            return {"ok": False, "error": error.to_json()}
+        except Exception as error:
+            log.exception("operation %s failed", request.get("op"))
+            return {"ok": False, "error": ObdError(f"bug in the supervisor: {error!r}").to_json()}
+
+
+def _check_peer(connection: socket.socket) -> None:
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
+    _, uid, _ = _PEERCRED.unpack(raw)
+    if uid != 0:
+        raise AccessDenied(f"uid {uid} may not control this supervisor", hint="run as root")
+
+
+def _read_request(connection: socket.socket) -> dict[str, Any]:
+    raw = b""
+    while not raw.endswith(b"\n"):
+        piece = connection.recv(4096)
+        raw += piece
+        if not piece or len(raw) > REQUEST_MAX_BYTES or b"\n" in piece[:-1]:
+            raise ControlError("a request is one line of JSON, at most 64 KiB long")
+    try:
+        request = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise ControlError(f"request is not JSON: {error}") from error
+    if not isinstance(request, dict):
+        raise ControlError("request is not a JSON object")
+    return request
+
+
+def _send(connection: socket.socket, message: dict[str, Any]) -> None:
+    line = json.dumps(message, default=str).encode() + b"\n"
+    if len(line) > MAX_LINE_BYTES:
+        error = ControlError(f"answer of {len(line)} bytes is too long", hint="ask for less")
+        line = json.dumps({"ok": False, "error": error.to_json()}).encode() + b"\n"
+    connection.sendall(line)

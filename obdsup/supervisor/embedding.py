@@ -1,0 +1,238 @@
+"""supervisord 4.3 inside this process: options without a configuration file, and our own loop.
+
+What is kept: groups and processes with their states, XML-RPC and supervisorctl, the event bus.
+What is replaced, and why, is in DESIGN.md ("supervisord embedded").
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from supervisor import rpcinterface
+from supervisor.medusa import asyncore_25 as asyncore
+from supervisor.options import ProcessGroupConfig, ServerOptions
+from supervisor.states import SupervisorStates
+from supervisor.supervisord import Supervisor
+
+__all__ = ["WORKERS_GROUP", "EmbeddedSupervisor", "make_options"]
+
+WORKERS_GROUP = "workers"
+POLL_LONGEST_S = 1.0
+log = logging.getLogger("obdsup.supervisord")
+
+
+class _Logger:
+    """The logger interface supervisord expects, over ``logging``."""
+
+    handlers: list[object] = []
+    _LEVELS = {
+        "blather": 5, "trace": 5, "debug": logging.DEBUG, "info": logging.DEBUG,
+        "warn": logging.INFO, "error": logging.ERROR, "critical": logging.INFO,
+    }  # fmt: skip
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        level = self._LEVELS[name]
+        return lambda message, **fields: log.log(
+            level, "%s", message % fields if fields else message
+        )
+
+    def close(self) -> None:
+        """Nothing to close: the log is logging's."""
+
+    def reopen(self) -> None:
+        """Nothing to reopen."""
+
+
+def make_options(socket_path: Path, release: str) -> ServerOptions:
+    """ServerOptions with every attribute set by hand: no ini file is read, realize() never runs."""
+    options = ServerOptions()
+    options.nodaemon = True
+    options.first = True
+    options.test = False
+    options.identifier = f"obdsup-{release}"
+    options.logfile = None
+    options.loglevel = logging.INFO
+    options.minfds, options.minprocs = 1024, 200
+    options.umask, options.directory, options.strip_ansi = 0o022, None, False
+    options.uid = options.gid = None
+    options.childlogdir = str(socket_path.parent)
+    options.nocleanup = True
+    options.silent = True
+    options.logger = _Logger()
+    options.mood = SupervisorStates.RUNNING
+    options.process_group_configs = []
+    options.serverurl = f"unix://{socket_path}"
+    options.rpcinterface_factories = [
+        ("supervisor", rpcinterface.make_main_rpcinterface, {}),
+    ]
+    options.server_configs = [
+        {
+            "family": socket.AF_UNIX,
+            "file": str(socket_path),
+            "chmod": 0o600,
+            "chown": (-1, -1),
+            "username": None,
+            "password": None,
+            "section": "unix_http_server",
+        }
+    ]
+    return options
+
+
+class _Wakeup:
+    """An fd in supervisord's poll loop that other threads and signals write to."""
+
+    def __init__(self) -> None:
+        self._read, self._write = socket.socketpair()
+        self._read.setblocking(False)
+        self._write.setblocking(False)
+        self.signal_fd = self._write.fileno()
+        asyncore.socket_map[self._read.fileno()] = self
+
+    def wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # full: it is awake already
+            self._write.send(b"\0")
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return False
+
+    def handle_read_event(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._read.recv(4096)
+
+    def handle_error(self) -> None:
+        log.exception("wakeup failed")
+
+
+class EmbeddedSupervisor(Supervisor):  # type: ignore[misc]
+    """supervisord whose loop reaps before it makes transitions and survives bad handlers.
+
+    Other threads hand it work with ``call_soon``; the loop itself never blocks but in poll.
+    """
+
+    def __init__(self, options: ServerOptions, on_tick: Callable[[float], None]) -> None:
+        super().__init__(options)
+        self._calls: deque[Callable[[], None]] = deque()
+        self._wakeup = _Wakeup()
+        self._on_tick = on_tick
+        self._next_tick_s = 0.0
+        self._loop_thread = 0
+        self.exit_signal = 0
+
+    def prepare(self) -> None:
+        """Opens the XML-RPC socket, makes the group of workers, takes the signals."""
+        config = ProcessGroupConfig(self.options, WORKERS_GROUP, 999, [])
+        self.add_process_group(config)
+        _remove_stale(Path(self.options.server_configs[0]["file"]))
+        self.options.openhttpservers(self)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, self._on_signal)
+        for number in (signal.SIGHUP, signal.SIGUSR2):  # no reload: it would drop held fds
+            signal.signal(number, signal.SIG_IGN)
+        signal.set_wakeup_fd(self._wakeup.signal_fd, warn_on_full_buffer=False)
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """Has the loop make a call; from any thread."""
+        self._calls.append(call)
+        if threading.get_ident() != self._loop_thread:
+            self._wakeup.wake()
+
+    def stop(self) -> None:
+        """Ends runforever; workers stay as they are."""
+        self.call_soon(self._leave)
+
+    def runforever(self) -> None:
+        """Runs until a signal or ``stop``; no exception of one process or handler ends it."""
+        self._loop_thread = threading.get_ident()
+        try:
+            while self.options.mood != SupervisorStates.SHUTDOWN:
+                self._turn()
+        finally:
+            signal.set_wakeup_fd(-1)
+            self.options.cleanup()
+
+    def _turn(self) -> None:
+        dispatchers: dict[int, Any] = dict(self.options.get_socket_map())
+        dispatchers.update(self.get_process_map())
+        for fd, dispatcher in dispatchers.items():
+            self._guard(self._register, fd, dispatcher)
+        timeout_s = 0.0 if self._calls else POLL_LONGEST_S
+        readable, writable = self.options.poller.poll(timeout_s)
+        for fd in readable:
+            self._handle(fd, dispatchers.get(fd), is_read=True)
+        for fd in writable:
+            self._handle(fd, dispatchers.get(fd), is_read=False)
+        while self._calls:
+            self._guard(self._calls.popleft())
+        # Deaths were handled above, by pidfd: transitions always see them.
+        for group in list(self.process_groups.values()):
+            for process in list(group.processes.values()):
+                self._guard(process.transition)
+        if self.options.mood == SupervisorStates.RESTARTING:
+            log.warning("reload is not offered: stop the supervisor and start it again")
+            self.options.mood = SupervisorStates.RUNNING
+        self._guard(self.tick)
+        now = time.monotonic()
+        if now >= self._next_tick_s:
+            self._next_tick_s = now + POLL_LONGEST_S
+            self._guard(self._on_tick, now)
+
+    def _register(self, fd: int, dispatcher: Any) -> None:
+        poller = self.options.poller
+        if dispatcher.readable():
+            poller.register_readable(fd)
+        if dispatcher.writable():
+            poller.register_writable(fd)
+
+    def _handle(self, fd: int, dispatcher: Any, *, is_read: bool) -> None:
+        poller = self.options.poller
+        forget = poller.unregister_readable if is_read else poller.unregister_writable
+        try:
+            if dispatcher is not None:
+                handle = dispatcher.handle_read_event if is_read else dispatcher.handle_write_event
+                handle()
+            wants = dispatcher is not None and (
+                dispatcher.readable() if is_read else dispatcher.writable()
+            )
+        except Exception:
+            log.exception("handler of fd %d failed", fd)
+            wants = False
+            if dispatcher is not None:
+                self._guard(dispatcher.handle_error)
+        if not wants:
+            with contextlib.suppress(KeyError, OSError):  # the handler closed it
+                forget(fd)
+
+    def _guard(self, call: Callable[..., object], *arguments: object) -> None:
+        try:
+            call(*arguments)
+        except asyncore.ExitNow:
+            self.options.mood = SupervisorStates.SHUTDOWN
+        except Exception:
+            log.exception("supervisor loop: %r failed", call)
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        self.exit_signal = number
+        self.options.mood = SupervisorStates.SHUTDOWN
+
+    def _leave(self) -> None:
+        self.options.mood = SupervisorStates.SHUTDOWN
+
+
+def _remove_stale(path: Path) -> None:
+    """A socket left by a dead supervisor; we hold the supervisor's lock, so nobody listens."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)

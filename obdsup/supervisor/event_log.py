@@ -1,0 +1,81 @@
+"""Events: one per state transition, from a closed list, to the log and to state.db.
+
+Neither sink is waited for: log lines go through a bounded queue to a thread that writes them (a
+full queue drops lines and counts them), rows through the database's writer.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import queue
+import sys
+import time
+
+from obdsup.state import tables
+from obdsup.state.database import Database
+
+__all__ = ["EVENT_NAMES", "EventLog", "start_logging"]
+
+EVENT_NAMES = frozenset(
+    {
+        "supervisor.started", "supervisor.stopped", "supervisor.failed", "provider.chosen",
+        "worker.spawned", "worker.ready", "worker.adopted", "worker.lost", "worker.stopped",
+        "worker.fenced", "worker.failed", "worker.slow",
+        "device.created", "device.planned", "device.ring_made", "device.serving", "device.online",
+        "device.retracting", "device.retracted", "device.drained", "device.gone", "device.failed",
+        "device.rolling_back", "device.blocked", "device.void",
+        "takeover.done", "takeover.retried", "ring.adopted", "ring.reset",
+        "handoff.done", "handoff.failed", "operation.refused", "state.lost",
+    }
+)  # fmt: skip
+
+log = logging.getLogger("obdsup")
+LOG_LINES_QUEUED = 10_000
+
+
+class _DroppingHandler(logging.handlers.QueueHandler):
+    """Never blocks: a line that does not fit in the queue is dropped and counted."""
+
+    dropped = 0
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        try:
+            self.queue.put_nowait(record)
+        except queue.Full:
+            self.dropped += 1
+
+
+def start_logging(level: int) -> logging.handlers.QueueListener:
+    """Logs to stderr from a thread of its own; the caller stops the listener at exit."""
+    stream = logging.StreamHandler(sys.stderr)
+    stream.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    lines: queue.Queue[logging.LogRecord] = queue.Queue(LOG_LINES_QUEUED)
+    root = logging.getLogger()
+    root.setLevel(level)
+    root.addHandler(_DroppingHandler(lines))
+    listener = logging.handlers.QueueListener(lines, stream)
+    listener.start()
+    return listener
+
+
+def _text(value: object) -> str:
+    text = f"{value:.3f}" if isinstance(value, float) else str(value)
+    return repr(text) if not text or any(c in text for c in " \n\"'=") else text
+
+
+class EventLog:
+    """Emits events; safe from any thread, never blocks."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def emit(
+        self, name: str, device: str = "", *, level: int = logging.INFO, **fields: object
+    ) -> None:
+        """Logs one event of EVENT_NAMES and queues its row."""
+        assert name in EVENT_NAMES, name
+        parts = [f"dev={device}"] if device else []
+        parts += [f"{key}={_text(value)}" for key, value in fields.items()]
+        log.log(level, "%s %s", name, " ".join(parts))
+        self._database.later(tables.add_event(time.time(), name, device, fields))

@@ -1,0 +1,387 @@
+"""All worker processes: starting, adopting, giving one to a device, keeping standbys warm.
+
+Threads: ``acquire``, ``release`` and ``give_back`` are called by the devices' threads; processes
+are started and their ends noticed in supervisord's loop; one short-lived thread per new worker
+waits for its hello and has it open the images. The fleet's lock is never held across a call to a
+worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from obdsup.errors import ObdError, WorkerLost
+from obdsup.state import process as processes
+from obdsup.state import tables
+from obdsup.state.database import Database
+from obdsup.state.device import WorkerRow
+from obdsup.state.process import ProcessIdentity
+from obdsup.supervisor.backoff import Backoff
+from obdsup.supervisor.embedding import WORKERS_GROUP, EmbeddedSupervisor
+from obdsup.supervisor.event_log import EventLog
+from obdsup.supervisor.settings import Settings
+from obdsup.supervisor.worker import Worker
+from obdsup.supervisor.worker_link import WorkerLink
+from obdsup.supervisor.worker_machine import WorkerAction, WorkerEvent, WorkerState
+from obdsup.supervisor.worker_process import WorkerProcess, WorkerProcessConfig
+
+__all__ = ["Fleet", "FleetHooks"]
+
+CONNECT_RETRY_S = 0.005
+STOPPED_KEPT = 8  # stopped by hand: kept so that supervisorctl can start them again
+PREWARM_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class FleetHooks:
+    """What the fleet asks of its owner. Both are called from any thread and must not block."""
+
+    images: Callable[[], Iterable[tuple[str, dict[str, object]]]]  # device name, image message
+    on_worker_exited: Callable[[Worker], None]  # proven dead, while it served ``worker.device``
+
+
+class Fleet:
+    """Owns the Worker records."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        events: EventLog,
+        loop: EmbeddedSupervisor,
+        hooks: FleetHooks,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._events = events
+        self._loop = loop
+        self._hooks = hooks
+        self._changed = threading.Condition()
+        self._workers: dict[str, Worker] = {}
+        self._waiting = 0  # threads in acquire
+        self._last_number = 0
+        self._backoff = Backoff()
+        self._no_spawn_before_s = 0.0
+
+    # -- what others see ---------------------------------------------------------------------
+    def workers(self) -> list[Worker]:
+        """A snapshot."""
+        with self._changed:
+            return list(self._workers.values())
+
+    def get(self, worker_id: str) -> Worker | None:
+        with self._changed:
+            return self._workers.get(worker_id)
+
+    def standbys_ready(self) -> int:
+        """Standbys whose images are open."""
+        with self._changed:
+            return sum(w.is_warm for w in self._workers.values() if w.state is WorkerState.STANDBY)
+
+    # -- giving a worker to a device ---------------------------------------------------------
+    def acquire(self, device: str, timeout_s: float, *, is_warm: bool = False) -> Worker:
+        """A standby for the device, warm ones first; starts one when there is none and waits.
+
+        Args:
+            device: who gets it.
+            timeout_s: longest wait.
+            is_warm: only one whose images are open will do.
+
+        Raises:
+            WorkerLost: none got ready in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            self._waiting += 1
+            try:
+                while True:
+                    found = self._choose(is_warm=is_warm)
+                    if found is not None:
+                        found.step(WorkerEvent.ASSIGNED)
+                        found.device = device
+                        return found
+                    left = deadline - time.monotonic()
+                    if left <= 0:
+                        raise WorkerLost(
+                            f"no standby worker got ready in {timeout_s} s",
+                            hint=f"see the logs in {self._settings.log_dir}",
+                            device=device,
+                        )
+                    self._loop.call_soon(self._replenish)
+                    self._changed.wait(min(left, 0.25))
+            finally:
+                self._waiting -= 1
+
+    def open_image(self, device: str, image: dict[str, object]) -> dict[str, Any]:
+        """Has a standby open an image and returns what it says: size_bytes, is_writable.
+
+        Raises:
+            ObdError: why it can not be opened, or WorkerLost when no standby got ready.
+        """
+        worker = self.acquire(device, self._settings.start_timeout_s)
+        try:
+            answer = worker.link.call_aside(
+                "prewarm", self._settings.serve_timeout_s, device=device, image=image
+            )
+            return answer.body
+        finally:
+            self.give_back(worker)
+
+    def give_back(self, worker: Worker) -> None:
+        """The worker serves nothing after all: a standby again, unless it has died."""
+        self._step(worker, WorkerEvent.RETURNED, forget_device=True)
+
+    def release(self, worker: Worker) -> None:
+        """The worker let go of its device: it is stopped, a fresh standby replaces it."""
+        self._step(worker, WorkerEvent.RELEASED, forget_device=True)
+
+    def discard(self, worker: Worker) -> None:
+        """The worker is not to be used any more: it is stopped, or killed if it does not."""
+        self._step(worker, WorkerEvent.STOP_ASKED)
+
+    def replenish_soon(self) -> None:
+        """Starts standbys up to the number wanted, in the loop."""
+        self._loop.call_soon(self._replenish)
+
+    def fence(self, worker: Worker, reason: str) -> bool:
+        """SIGKILL and wait until the process is proven dead; False: it is stuck in the kernel."""
+        self._events.emit(
+            "worker.fenced", worker.device, level=logging.WARNING, worker=worker.id,
+            pid=worker.identity.pid, reason=reason,
+        )  # fmt: skip
+        fd = processes.open_pidfd(worker.identity)
+        if fd is None:
+            return True
+        try:
+            return processes.kill(fd, self._settings.kill_timeout_s)
+        finally:
+            os.close(fd)
+
+    # -- images ------------------------------------------------------------------------------
+    def prewarm(self, device: str, image: dict[str, object]) -> None:
+        """Has every standby open the image, in the background."""
+        for worker in self.workers():
+            if worker.state is WorkerState.STANDBY:
+                self._thread(f"prewarm-{worker.id}", self._prewarm_one, worker, device, image)
+
+    def forget(self, device: str) -> None:
+        """Has every standby close the image, in the background."""
+        for worker in self.workers():
+            if worker.state is WorkerState.STANDBY:
+                self._thread(f"forget-{worker.id}", self._forget_one, worker, device)
+
+    # -- processes, in the loop --------------------------------------------------------------
+    def adopt(self, worker_id: str, identity: ProcessIdentity, pidfd: int, socket: str) -> Worker:
+        """Takes over a living worker of an earlier supervisor; owns ``pidfd`` from now on.
+
+        The worker is STARTING until ``adopted`` says what it does. May be called from any thread
+        before the loop runs; afterwards in the loop only.
+        """
+        self._note_number(worker_id)
+        worker = Worker(worker_id, identity, pidfd, WorkerLink(worker_id, socket))
+        with self._changed:
+            self._workers[worker_id] = worker
+        process = self._config(worker_id).make_process(self._group())
+        self._group().processes[worker_id] = process
+        process.adopt(identity, pidfd)
+        return worker
+
+    def adopted(self, worker: Worker, device: str, release: str) -> None:
+        """What an adopted worker does: serves ``device``, or "" for a standby."""
+        with self._changed:
+            worker.release, worker.device = release, device
+            is_standby = not device
+        self._events.emit(
+            "worker.adopted", device, worker=worker.id, pid=worker.identity.pid, release=release
+        )
+        self._database.later(
+            tables.put_worker(WorkerRow(worker.id, worker.identity, worker.link.path))
+        )
+        event = WorkerEvent.ANSWERED if is_standby else WorkerEvent.ANSWERED_SERVING
+        self._step(worker, event)
+
+    def note_last_number(self, number: int) -> None:
+        """Worker ids start after this number."""
+        self._last_number = max(self._last_number, number)
+
+    def _note_number(self, worker_id: str) -> None:
+        if worker_id[1:].isdigit():
+            self.note_last_number(int(worker_id[1:]))
+
+    def _group(self) -> Any:
+        return self._loop.process_groups[WORKERS_GROUP]
+
+    def _config(self, worker_id: str) -> WorkerProcessConfig:
+        socket = self._settings.workers_dir / f"{worker_id}.sock"
+        argv = [*self._settings.worker_command, "--id", worker_id, "--socket", str(socket)]
+        log_path = self._settings.log_dir / f"worker-{worker_id}.log"
+        return WorkerProcessConfig(
+            self._loop.options, worker_id, argv, log_path, self._on_spawned, self._on_exited
+        )
+
+    def _replenish(self) -> None:
+        """Starts as many as are wanted and not under way."""
+        if time.monotonic() < self._no_spawn_before_s:
+            return
+        with self._changed:
+            states = [worker.state for worker in self._workers.values()]
+            coming = states.count(WorkerState.STARTING)
+            have = coming + states.count(WorkerState.STANDBY)
+            missing = self._settings.standbys + self._waiting - have
+        for _ in range(missing):
+            self._last_number += 1
+            worker_id = f"w{self._last_number}"
+            process = self._config(worker_id).make_process(self._group())
+            self._group().processes[worker_id] = process
+            if process.spawn() is None:
+                self._events.emit(
+                    "worker.failed", level=logging.ERROR, worker=worker_id, reason=process.spawnerr
+                )
+                del self._group().processes[worker_id]
+                self._spawn_failed()
+                return
+
+    def _on_spawned(self, process: WorkerProcess, pidfd: int) -> None:
+        assert process.identity is not None
+        worker_id = process.config.name
+        socket = str(self._settings.workers_dir / f"{worker_id}.sock")
+        worker = Worker(worker_id, process.identity, pidfd, WorkerLink(worker_id, socket))
+        with self._changed:
+            self._workers[worker_id] = worker
+        self._database.later(tables.put_worker(WorkerRow(worker_id, process.identity, socket)))
+        self._events.emit("worker.spawned", worker=worker_id, pid=process.identity.pid)
+        self._thread(f"attend-{worker_id}", self._attend, worker)
+
+    def _on_exited(self, process: WorkerProcess, exit_status: int | None) -> None:
+        worker = self.get(process.config.name)
+        if worker is None:
+            return
+        worker.exited_s = time.monotonic()
+        was_starting = worker.state is WorkerState.STARTING
+        worker.has_exited.set()
+        actions = self._step(worker, WorkerEvent.EXITED)  # tells the device first of all
+        with self._changed:
+            self._workers.pop(worker.id, None)
+            self._changed.notify_all()
+        worker.link.close()
+        expected = not was_starting and WorkerAction.REPLENISH in actions and exit_status == 0
+        self._events.emit(
+            "worker.stopped" if expected else "worker.lost", worker.device,
+            level=logging.INFO if expected else logging.WARNING, worker=worker.id,
+            pid=worker.identity.pid, status="unknown" if exit_status is None else exit_status,
+        )  # fmt: skip
+        if was_starting:
+            self._spawn_failed()
+        self._drop_process(process)
+
+    def _drop_process(self, process: WorkerProcess) -> None:
+        """A dead worker's name is not used again, unless an operator stopped it by hand."""
+        mine = self._group().processes
+        if not process.administrative_stop:
+            self._loop.call_soon(lambda: mine.pop(process.config.name, None))
+        stopped = [p for p in mine.values() if not p.pid and p.administrative_stop]
+        for old in stopped[:-STOPPED_KEPT]:
+            mine.pop(old.config.name, None)
+
+    def _spawn_failed(self) -> None:
+        wait_s = self._backoff.failed(time.monotonic(), random.random())
+        self._no_spawn_before_s = time.monotonic() + wait_s
+
+    # -- machine -----------------------------------------------------------------------------
+    def _step(
+        self,
+        worker: Worker,
+        event: WorkerEvent,
+        *,
+        forget_device: bool = False,
+        only_while: WorkerState | None = None,
+    ) -> tuple[WorkerAction, ...]:
+        with self._changed:
+            if only_while is not None and worker.state is not only_while:
+                return ()
+            actions = worker.step(event)
+            device = worker.device
+            if forget_device:
+                worker.device = ""
+            self._changed.notify_all()
+        for action in actions:
+            if action is WorkerAction.TELL_DEVICES and device:
+                self._hooks.on_worker_exited(worker)
+            elif action is WorkerAction.REPLENISH:
+                self.replenish_soon()
+            elif action is WorkerAction.FORGET:
+                self._database.later(tables.delete_worker(worker.id))
+            elif action is WorkerAction.PREWARM:
+                self._thread(f"warm-{worker.id}", self._warm, worker)
+            elif action is WorkerAction.STOP:
+                self._thread(f"stop-{worker.id}", self._stop, worker)
+        return actions
+
+    def _choose(self, *, is_warm: bool) -> Worker | None:
+        standbys = [w for w in self._workers.values() if w.state is WorkerState.STANDBY]
+        warm = [worker for worker in standbys if worker.is_warm]
+        if warm:
+            return warm[0]
+        return standbys[0] if standbys and not is_warm else None
+
+    # -- threads of one worker ---------------------------------------------------------------
+    def _thread(self, name: str, call: Callable[..., None], *arguments: object) -> None:
+        threading.Thread(target=call, args=arguments, name=name, daemon=True).start()
+
+    def _attend(self, worker: Worker) -> None:
+        """Waits for the first hello of a worker we started."""
+        deadline = time.monotonic() + self._settings.start_timeout_s
+        while not worker.has_exited.wait(CONNECT_RETRY_S):
+            try:
+                hello = worker.link.call("hello", self._settings.hello_timeout_s)
+            except ObdError as error:
+                if time.monotonic() < deadline:
+                    continue
+                self.fence(worker, f"no hello in {self._settings.start_timeout_s} s: {error}")
+                return
+            hello.close_fds()
+            self._backoff.succeeded()
+            worker.release = str(hello.body.get("release", ""))
+            self._step(worker, WorkerEvent.ANSWERED, only_while=WorkerState.STARTING)
+            return
+
+    def _warm(self, worker: Worker) -> None:
+        for device, image in list(self._hooks.images())[: self._settings.prewarm_max]:
+            self._prewarm_one(worker, device, image)
+        with self._changed:
+            worker.is_warm = True
+            self._changed.notify_all()
+        self._events.emit("worker.ready", worker=worker.id, pid=worker.identity.pid)
+
+    def _prewarm_one(self, worker: Worker, device: str, image: dict[str, object]) -> None:
+        """A device whose image can not be opened is its own problem: served devices go on."""
+        try:
+            worker.link.call_aside("prewarm", PREWARM_TIMEOUT_S, device=device, image=image)
+        except ObdError as error:
+            if not worker.has_exited.is_set():
+                self._events.emit(
+                    "worker.slow",
+                    device,
+                    level=logging.WARNING,
+                    worker=worker.id,
+                    reason=str(error),
+                )
+
+    def _forget_one(self, worker: Worker, device: str) -> None:
+        with contextlib.suppress(ObdError):
+            worker.link.call_aside("forget", PREWARM_TIMEOUT_S, device=device)
+
+    def _stop(self, worker: Worker) -> None:
+        """Asks to stop; what does not follow is killed: it serves nothing any more."""
+        with contextlib.suppress(ObdError):
+            worker.link.call("stop", self._settings.hello_timeout_s)
+        if not worker.has_exited.wait(self._settings.drain_timeout_s):
+            self.fence(worker, "did not stop")

@@ -1,0 +1,65 @@
+"""The in-flight journal's file as the supervisor holds it: made, kept open, started over."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from obdsup.errors import StateError
+from obdsup.state.journal import JournalCounters, JournalReader
+
+__all__ = ["JournalFile"]
+
+
+class JournalFile:
+    """One journal's fd. The file is never replaced by another inode while the device lives: the
+    lock that keeps a second server away is on the inode."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._reader = JournalReader(self.fd, str(path))
+
+    def take(self, fd: int) -> None:
+        """Uses the fd a living worker gave back instead of the one opened by path; owns it."""
+        os.close(self.fd)
+        self.fd = fd
+        self._reader = JournalReader(fd, str(self.path))
+
+    def generation(self) -> int:
+        """Who may publish; 0 when the header can not be trusted."""
+        try:
+            self._reader.header()
+        except StateError:
+            return 0
+        return self._reader.generation()
+
+    def counters(self) -> JournalCounters:
+        return self._reader.counters()
+
+    def next_position(self) -> tuple[int, int]:
+        """(sequence, ring offset), zeros before the journal was made."""
+        try:
+            return self._reader.next_position()
+        except StateError:
+            return 0, 0
+
+    def start_over(self) -> None:
+        """Empties a journal that can not be trusted. Only while nobody serves."""
+        try:
+            self._reader.header()
+        except StateError:
+            os.ftruncate(self.fd, 0)
+
+    def close(self) -> None:
+        """Closes the fd; the file stays."""
+        os.close(self.fd)
+
+    def remove(self) -> None:
+        """Removes the file and its folder, at the end of the device's life."""
+        self.path.unlink(missing_ok=True)
+        try:
+            self.path.parent.rmdir()
+        except OSError:
+            return  # somebody keeps something there: theirs

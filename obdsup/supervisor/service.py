@@ -1,0 +1,223 @@
+"""The supervisor as a whole: puts the parts together, in the order a quick recovery needs."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import obdsup
+from obdsup.errors import AlreadyServed, ConfigError, ObdError
+from obdsup.state import process as processes
+from obdsup.state import tables
+from obdsup.state.database import Database
+from obdsup.state.device import EventRow
+from obdsup.supervisor.adoption import Adoption
+from obdsup.supervisor.control_server import ControlServer, Operation
+from obdsup.supervisor.device_report import device_report
+from obdsup.supervisor.devices import Devices
+from obdsup.supervisor.embedding import EmbeddedSupervisor, make_options
+from obdsup.supervisor.event_log import EventLog
+from obdsup.supervisor.fleet import Fleet, FleetHooks
+from obdsup.supervisor.provider import ProviderChoice, Providers
+from obdsup.supervisor.serving import ServingContext
+from obdsup.supervisor.settings import Settings
+from obdsup.supervisor.systemd import Systemd
+
+__all__ = ["Service", "take_lock"]
+
+log = logging.getLogger(__name__)
+
+
+def take_lock(settings: Settings) -> int:
+    """The lock of the run directory; held until the process ends, whatever ends it.
+
+    Raises:
+        AlreadyServed: another supervisor holds it; nothing was touched.
+    """
+    path = settings.run_dir / "supervisor.lock"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(fd, 32).decode(errors="replace").strip()
+        os.close(fd)
+        raise AlreadyServed(
+            f"another supervisor (pid {holder or 'unknown'}) serves {settings.run_dir}",
+            hint="stop it, or give this one its own --run-dir and --state-dir",
+        ) from None
+    os.ftruncate(fd, 0)
+    os.write(fd, f"{os.getpid()}\n".encode())
+    return fd
+
+
+class Service:
+    """One supervisor. ``run`` returns when it was told to stop; workers serve on.
+
+    Args:
+        settings: all of them.
+        providers: None for the real ones.
+
+    Raises:
+        AlreadyServed: there is another one. StateError: state.db can not be used.
+    """
+
+    def __init__(self, settings: Settings, providers: Providers | None = None) -> None:
+        settings.make_directories()
+        self._settings = settings
+        self._lock_fd = take_lock(settings)
+        self._started = time.time()
+        self._boot_id = processes.boot_id()
+        self._database = Database(settings.state_dir / "state.db")
+        self._events = EventLog(self._database)
+        self._providers = providers or Providers(settings.run_dir / "rings")
+        self._devices = Devices(self._database, self._providers)
+        options = make_options(settings.supervisorctl_socket, obdsup.__version__)
+        self._loop = EmbeddedSupervisor(options, self._on_tick)
+        hooks = FleetHooks(self._devices.images, self._devices.on_worker_exited)
+        self._fleet = Fleet(settings, self._database, self._events, self._loop, hooks)
+        self._choice = ProviderChoice(settings.provider, "not yet chosen")
+        self._systemd = Systemd()
+        self._is_ready = threading.Event()
+        self._control = ControlServer(settings.control_socket, self._operations())
+
+    def run(self) -> int:
+        """Recovers, serves requests, returns the exit code."""
+        meta: dict[str, str] = self._database.read(tables.meta)  # type: ignore[assignment]
+        is_same_boot = meta.get("boot_id", self._boot_id) == self._boot_id
+        context = ServingContext(self._settings, self._events, self._fleet, self._boot_id)
+        self._devices.start(context, self._settings.provider)
+        self._loop.prepare()
+        threading.Thread(
+            target=self._start, args=(is_same_boot,), name="start", daemon=True
+        ).start()
+        self._events.emit(
+            "supervisor.started", pid=os.getpid(), release=obdsup.__version__, boot=self._boot_id
+        )
+        try:
+            self._loop.runforever()
+        finally:
+            self._systemd.stopping()
+            self._control.close()
+            self._events.emit("supervisor.stopped", pid=os.getpid())
+            self._database.close()
+        return 0
+
+    def _start(self, is_same_boot: bool) -> None:
+        """Recovery first; then what may be slow: the probe of providers, requests, readiness."""
+        try:
+            Adoption(
+                self._settings, self._database, self._events, self._loop, self._fleet, self._devices
+            ).run(is_same_boot=is_same_boot)
+            self._database.later(
+                tables.put_meta({"boot_id": self._boot_id, "release": obdsup.__version__})
+            )
+            self._fleet.replenish_soon()
+            self._choose_provider()
+        except Exception:
+            log.exception("supervisor.failed")
+        self._control.start()
+        self._is_ready.set()
+        self._systemd.ready(f"provider {self._choice.name}: {self._choice.reason}")
+
+    def _choose_provider(self) -> None:
+        try:
+            self._choice = self._providers.choose(self._settings.provider)
+        except ObdError as error:
+            self._choice = ProviderChoice("none", str(error))
+        self._devices.default_provider = self._choice.name
+        self._events.emit("provider.chosen", provider=self._choice.name, reason=self._choice.reason)
+
+    def _on_tick(self, now: float) -> None:
+        if self._is_ready.is_set():
+            self._devices.checkpoint()
+            self._fleet.replenish_soon()
+        self._systemd.alive()
+
+    # -- operations, each in the thread of its connection ------------------------------------------
+    def _operations(self) -> dict[str, Operation]:
+        return {
+            "status": self._status,
+            "device.create": self._create,
+            "device.list": lambda request, progress: [
+                device_report(device) for device in self._devices.all()
+            ],
+            "device.show": lambda request, progress: device_report(
+                self._devices.get(request.get("name"))
+            ),
+            "device.remove": self._remove,
+            "device.handover": self._hand_over,
+            "events": self._list_events,
+            "shutdown": self._shutdown,
+        }
+
+    def _status(self, request: dict[str, Any], progress: Callable[[str], None]) -> object:
+        devices = self._devices.all()
+        return {
+            "pid": os.getpid(),
+            "release": obdsup.__version__,
+            "started": self._started,
+            "run_dir": str(self._settings.run_dir),
+            "state_dir": str(self._settings.state_dir),
+            "provider": self._choice.name,
+            "provider_reason": self._choice.reason,
+            "standbys_wanted": self._settings.standbys,
+            "standbys_ready": self._fleet.standbys_ready(),
+            "workers": [
+                {
+                    "id": worker.id,
+                    "pid": worker.identity.pid,
+                    "state": worker.state.value,
+                    "device": worker.device,
+                    "release": worker.release,
+                }
+                for worker in self._fleet.workers()
+            ],
+            "devices": dict(Counter(device.phase for device in devices)),
+            "takeovers": sum(device.record.row.takeovers for device in devices),
+            "state_failure": self._database.failure,
+        }
+
+    def _create(self, request: dict[str, Any], progress: Callable[[str], None]) -> object:
+        is_writable = request.get("writable", False)
+        if not isinstance(is_writable, bool):
+            raise ConfigError(f"writable {is_writable!r} is neither true nor false")
+        device = self._devices.create(
+            request.get("name"),
+            request.get("image"),
+            is_writable=is_writable,
+            size_bytes=request.get("size_bytes"),
+            provider=request.get("provider"),
+            progress=progress,
+        )
+        return device_report(device)
+
+    def _remove(self, request: dict[str, Any], progress: Callable[[str], None]) -> object:
+        self._devices.remove(request.get("name"), progress)
+        return {"removed": request.get("name")}
+
+    def _hand_over(self, request: dict[str, Any], progress: Callable[[str], None]) -> object:
+        device = self._devices.get(request.get("name"))
+        device.hand_over()
+        return device_report(device)
+
+    def _list_events(self, request: dict[str, Any], progress: Callable[[str], None]) -> object:
+        since = request.get("since", 0)
+        if not isinstance(since, int) or isinstance(since, bool) or since < 0:
+            raise ConfigError(f"since {since!r} is not an event number")
+        self._database.flush()
+        rows: list[EventRow] = self._database.read(tables.events_since(since))  # type: ignore[assignment]
+        return [
+            {"id": row.seq, "ts": row.ts, "event": row.name, "device": row.device,
+             "fields": row.fields}
+            for row in rows
+        ]  # fmt: skip
+
+    def _shutdown(self, request: dict[str, Any], progress: Callable[[str], None]) -> object:
+        self._loop.stop()
+        return {"workers_left_running": len(self._fleet.workers())}

@@ -1,0 +1,102 @@
+"""Everything that can be set, with its unit and bounds; made once, passed in."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from obdsup.errors import ConfigError
+
+__all__ = ["PROVIDER_NAMES", "Settings"]
+
+PROVIDER_NAMES = ("auto", "tcmu", "fuse", "load")
+
+
+def _worker_command() -> tuple[str, ...]:
+    return (sys.executable, "-m", "obdsup.worker")
+
+
+def _image_command() -> tuple[str, ...]:
+    return (sys.executable, "-m", "obdsup.cli")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The supervisor's settings.
+
+    Raises:
+        ConfigError: a value out of its bounds.
+    """
+
+    run_dir: Path = Path("/run/obdsup")
+    state_dir: Path = Path("/var/lib/obdsup")
+    provider: str = "auto"
+    standbys: int = 1  # warm standbys kept ready, 0 to 64
+    prewarm_max: int = 64  # images a standby holds open
+    worker_command: tuple[str, ...] = field(default_factory=_worker_command)
+    image_command: tuple[str, ...] = field(default_factory=_image_command)
+    hello_timeout_s: float = 2.0  # a living worker that does not answer by then is fenced
+    start_timeout_s: float = 30.0  # from spawn to the first hello
+    serve_timeout_s: float = 30.0  # opening an image and recovering
+    drain_timeout_s: float = 10.0  # what is in flight at a hand-over
+    kill_timeout_s: float = 30.0  # a killed process in uninterruptible sleep
+    checkpoint_interval_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.provider not in PROVIDER_NAMES:
+            raise ConfigError(
+                f"provider {self.provider!r} is unknown", hint=f"one of {', '.join(PROVIDER_NAMES)}"
+            )
+        if not 0 <= self.standbys <= 64:
+            raise ConfigError(f"standbys is {self.standbys}, must be 0 to 64")
+        if not 0 <= self.prewarm_max <= 4096:
+            raise ConfigError(f"prewarm_max is {self.prewarm_max}, must be 0 to 4096")
+
+    @property
+    def control_socket(self) -> Path:
+        return self.run_dir / "obdsup.sock"
+
+    @property
+    def supervisorctl_socket(self) -> Path:
+        return self.run_dir / "supervisor.sock"
+
+    @property
+    def workers_dir(self) -> Path:
+        return self.run_dir / "workers"
+
+    @property
+    def log_dir(self) -> Path:
+        return self.run_dir / "logs"
+
+    def device_run_dir(self, name: str) -> Path:
+        return self.run_dir / "devices" / name
+
+    def device_state_dir(self, name: str) -> Path:
+        return self.state_dir / "devices" / name
+
+    def journal_path(self, name: str) -> Path:
+        return self.device_run_dir(name) / "inflight"
+
+    def make_directories(self) -> None:
+        """Creates what must be there, readable by the owner only.
+
+        Raises:
+            ConfigError: a directory can not be made.
+        """
+        for path in (
+            self.run_dir,
+            self.state_dir,
+            self.workers_dir,
+            self.log_dir,
+            self.run_dir / "devices",
+            self.run_dir / "rings",
+            self.state_dir / "devices",
+        ):
+            try:
+                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(
+                    f"directory {path} can not be made: {error.strerror}",
+                    hint="choose others with --run-dir and --state-dir",
+                ) from error

@@ -1,0 +1,122 @@
+"""The supervisor's side of the worker control protocol (obdsup/state/DESIGN.md)."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import struct
+import threading
+from typing import Any
+
+from obdsup.errors import ControlError, WorkerLost, error_from_json
+from obdsup.state import messages
+from obdsup.state.messages import Packet
+
+__all__ = ["WorkerLink"]
+
+_PEERCRED = struct.Struct("3i")
+
+
+class WorkerLink:
+    """Talks to the worker that listens on ``path``. One connection is kept for ``call``.
+
+    ``call`` is for what must not wait behind slow work: hello, serve, drain, stop. ``call_aside``
+    uses a connection of its own, for prewarm and stats.
+    """
+
+    def __init__(self, worker_id: str, path: str) -> None:
+        self.worker_id = worker_id
+        self.path = path
+        self._lock = threading.Lock()
+        self._sock: socket.socket | None = None
+        self._numbers = itertools.count(1)
+
+    def call(
+        self, op: str, timeout_s: float, fds: list[int] | None = None, **fields: object
+    ) -> Packet:
+        """Sends one request and returns the answer; the caller owns the answer's fds.
+
+        Raises:
+            WorkerLost: nobody listens, the connection broke, or no answer in time (field
+                ``is_timeout``); whether the request was carried out is then unknown.
+            ObdError: what the worker answered.
+        """
+        with self._lock:
+            if self._sock is None:
+                self._sock = self._connect(timeout_s)
+            try:
+                return self._exchange(self._sock, op, timeout_s, fds, fields)
+            except (WorkerLost, ControlError):
+                self._close()
+                raise
+
+    def call_aside(self, op: str, timeout_s: float, **fields: object) -> Packet:
+        """As ``call``, on a connection that is closed afterwards."""
+        with self._connect(timeout_s) as sock:
+            return self._exchange(sock, op, timeout_s, None, fields)
+
+    def peer_pid(self, timeout_s: float) -> int:
+        """The pid of the process that listens, from the kernel.
+
+        Raises:
+            WorkerLost: nobody listens.
+        """
+        with self._connect(timeout_s) as sock:
+            raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
+            return int(_PEERCRED.unpack(raw)[0])
+
+    def close(self) -> None:
+        """Closes the kept connection, if any."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+
+    def _connect(self, timeout_s: float) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock.settimeout(timeout_s)
+        try:
+            sock.connect(self.path)
+        except OSError as error:
+            sock.close()
+            raise self._lost(
+                f"can not be reached: {error}", is_timeout=isinstance(error, TimeoutError)
+            ) from error
+        return sock
+
+    def _exchange(
+        self,
+        sock: socket.socket,
+        op: str,
+        timeout_s: float,
+        fds: list[int] | None,
+        fields: dict[str, object],
+    ) -> Packet:
+        sock.settimeout(timeout_s)
+        number = next(self._numbers)
+        try:
+            messages.send(sock, {"id": number, "op": op, **fields}, fds)
+            packet = messages.receive(sock)
+        except TimeoutError as error:
+            raise self._lost(f"did not answer {op} in {timeout_s} s", is_timeout=True) from error
+        except OSError as error:
+            raise self._lost(f"broke the connection during {op}: {error}") from error
+        if packet is None:
+            raise self._lost(f"closed the connection during {op}")
+        body: dict[str, Any] = packet.body
+        if body.get("id") != number:
+            packet.close_fds()
+            raise ControlError(f"worker {self.worker_id} answered {body.get('id')}, not {number}")
+        if body.get("ok") is True:
+            return packet
+        packet.close_fds()
+        error_body = body.get("error")
+        raise error_from_json(error_body if isinstance(error_body, dict) else {})
+
+    def _lost(self, what: str, *, is_timeout: bool = False) -> WorkerLost:
+        return WorkerLost(
+            f"worker {self.worker_id} {what}", worker=self.worker_id, is_timeout=is_timeout
+        )
