@@ -14,8 +14,10 @@ import os
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from obdsup.errors import ObdError, WorkerLost
@@ -36,6 +38,7 @@ from obdsup.supervisor.worker_process import WorkerProcess, WorkerProcessConfig
 __all__ = ["Fleet", "FleetHooks"]
 
 CONNECT_RETRY_S = 0.005
+DEAD_LOGS_KEPT = 32
 STOPPED_KEPT = 8  # stopped by hand: kept so that supervisorctl can start them again
 PREWARM_TIMEOUT_S = 60.0
 
@@ -70,6 +73,7 @@ class Fleet:
         self._last_number = 0
         self._backoff = Backoff()
         self._no_spawn_before_s = 0.0
+        self._dead_logs: deque[Path] = deque()
 
     # -- what others see ---------------------------------------------------------------------
     def workers(self) -> list[Worker]:
@@ -284,6 +288,10 @@ class Fleet:
 
     def _drop_process(self, process: WorkerProcess) -> None:
         """A dead worker's name is not used again, unless an operator stopped it by hand."""
+        (self._settings.workers_dir / f"{process.config.name}.sock").unlink(missing_ok=True)
+        self._dead_logs.append(process.config.log_path)
+        if len(self._dead_logs) > DEAD_LOGS_KEPT:
+            self._dead_logs.popleft().unlink(missing_ok=True)
         mine = self._group().processes
         if not process.administrative_stop:
             self._loop.call_soon(lambda: mine.pop(process.config.name, None))

@@ -88,6 +88,5 @@ class Providers:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             raise ProviderError(f"provider {name} is not part of this installation") from error
-        make = getattr(module, class_name)
-        made: RingProvider = make() if name == "tcmu" else make(self._rings_dir)
+        made: RingProvider = getattr(module, class_name)(self._rings_dir)
         return made
