@@ -1,6 +1,7 @@
 #include "fake_image.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,7 @@ struct obd_image {
 	struct fake_image_options options;
 	uint8_t *disk;
 	uint64_t *reserved;
+	pthread_rwlock_t lock; /* a sector is never seen half written */
 };
 
 struct obd_image *fake_image_create(const struct fake_image_options *options)
@@ -24,6 +26,7 @@ struct obd_image *fake_image_create(const struct fake_image_options *options)
 		exit(1);
 	}
 	image->options = *options;
+	pthread_rwlock_init(&image->lock, NULL);
 	image->disk = mmap(NULL, options->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	close(fd);
 	if (image->disk == MAP_FAILED) {
@@ -46,6 +49,7 @@ void obd_image_destroy(struct obd_image *image)
 	if (!image)
 		return;
 	munmap(image->disk, image->options.bytes);
+	pthread_rwlock_destroy(&image->lock);
 	free(image);
 }
 
@@ -91,10 +95,12 @@ int obd_image_read(struct obd_image *image, uint64_t lba, uint32_t sector_cnt,
 	if ((flags & OBD_READ_NOWAIT) && image->options.needs_waiting)
 		return OBD_E_AGAIN;
 	rc = before(image, 'r', lba, sector_cnt);
+	pthread_rwlock_rdlock(&image->lock);
 	for (uint32_t i = 0; !rc && i < iov_cnt; i++) {
 		memcpy(iov[i].iov_base, at, iov[i].iov_len);
 		at += iov[i].iov_len;
 	}
+	pthread_rwlock_unlock(&image->lock);
 	return rc;
 }
 
@@ -127,10 +133,12 @@ int obd_image_write(struct obd_image *image, uint64_t lba, uint32_t sector_cnt,
 	(void)info;
 	if (!rc)
 		rc = before(image, flags & OBD_WRITE_FUA ? 'W' : 'w', lba, sector_cnt);
+	pthread_rwlock_wrlock(&image->lock);
 	for (uint32_t i = 0; !rc && i < iov_cnt; i++) {
 		memcpy(at, iov[i].iov_base, iov[i].iov_len);
 		at += iov[i].iov_len;
 	}
+	pthread_rwlock_unlock(&image->lock);
 	return rc;
 }
 
@@ -140,8 +148,10 @@ int obd_image_discard(struct obd_image *image, uint64_t lba, uint64_t sector_cnt
 	int rc = before(image, 'd', lba, sector_cnt);
 
 	(void)info;
+	pthread_rwlock_wrlock(&image->lock);
 	if (!rc)
 		memset(image->disk + lba * OBD_SECTOR_BYTES, 0, sector_cnt * OBD_SECTOR_BYTES);
+	pthread_rwlock_unlock(&image->lock);
 	return rc;
 }
 
