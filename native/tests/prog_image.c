@@ -7,13 +7,19 @@
  *	prog_image read  [-u DATA INDEX] [LOWER...]
  *		for each line "LBA COUNT" on stdin: that many sectors, raw
  *
+ *	prog_image zfile FILE
+ *		what a ZFile, in a tar or not, decompresses to
+ *
  * Exit status: 0, or 1 with the error on stderr: NAME what path offset expected got.
  */
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "obd_image.h"
+#include "obd_tarwrap.h"
+#include "obd_zfile.h"
 
 #define CHUNK_SECTORS 128u
 #define CHUNK_BYTES   (CHUNK_SECTORS * OBD_SECTOR_BYTES)
@@ -81,6 +87,38 @@ static int read_ranges(struct obd_image *image)
 	return 0;
 }
 
+static int dump_zfile(const char *path, uint8_t *buffer)
+{
+	const uint64_t step = (uint64_t)READ_SECTORS * OBD_SECTOR_BYTES - 333;
+	struct obd_zfile *zfile;
+	struct obd_file file;
+	struct obd_errinfo info;
+	uint64_t size;
+	int rc = obd_file_open(path, O_RDONLY, &info, &file);
+
+	if (rc)
+		return report(&info);
+	rc = obd_tarwrap_enter(&file, &info);
+	if (!rc)
+		rc = obd_zfile_create(&file, &info, &zfile);
+	if (!rc) {
+		size = obd_zfile_size_bytes(zfile);
+		for (uint64_t at = 0; at < size && !rc; at += step) {
+			uint64_t length = size - at < step ? size - at : step;
+			struct iovec iov = {.iov_base = buffer, .iov_len = length};
+			struct obd_cursor cursor;
+
+			obd_cursor_init(&cursor, &iov, 1);
+			rc = obd_zfile_read(zfile, at, length, &cursor, 0, &info);
+			if (!rc)
+				fwrite(buffer, 1, length, stdout);
+		}
+		obd_zfile_destroy(zfile);
+	}
+	obd_file_close(&file);
+	return rc ? report(&info) : 0;
+}
+
 int main(int argc, char **argv)
 {
 	struct obd_image_spec spec = {0};
@@ -93,6 +131,11 @@ int main(int argc, char **argv)
 	if (argc < 2 || !buffer) {
 		free(buffer);
 		return 2;
+	}
+	if (argc == 3 && strcmp(argv[1], "zfile") == 0) {
+		rc = dump_zfile(argv[2], buffer);
+		free(buffer);
+		return rc || fflush(stdout) ? 1 : 0;
 	}
 	if (argc >= 5 && strcmp(argv[2], "-u") == 0) {
 		spec.upper_data = argv[3];
