@@ -26,7 +26,7 @@ EXIT_INTERRUPTED = 130
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the demo and returns its exit code; ``out/demo.json`` is written in any case."""
+    """Runs the demo and returns its exit code; ``out/demo.json`` is written unless interrupted."""
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt_once)
     signal.signal(signal.SIGINT, _interrupt_once)

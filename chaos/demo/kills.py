@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -90,14 +91,15 @@ class Killer:
         if kind is Kind.SUPERVISOR:
             return self._kill_supervisor()
         worker = self._worker()
-        supervisor = self._target.supervisor() if kind is Kind.BOTH else None
-        before = self._aim()
-        killed_ns = time.monotonic_ns()
-        if supervisor is not None:
-            supervisor.send(signal.SIGKILL)  # first, or it would act on the worker's death
-        if not worker.send(signal.SIGKILL):
-            raise DemoError(f"worker {worker.pid} was gone before it was killed")
-        if supervisor is not None:
+        with ExitStack() as stack:
+            victims = [stack.enter_context(worker.held())]
+            if kind is Kind.BOTH:  # the supervisor first, or it would act on the worker's death
+                victims.insert(0, stack.enter_context(self._target.supervisor().held()))
+            before = self._aim()
+            killed_ns = time.monotonic_ns()
+            if not all(send(signal.SIGKILL) for send in victims):
+                raise DemoError(f"worker {worker.pid} or its supervisor was gone before the kill")
+        if kind is Kind.BOTH:
             self._restart_supervisor()
         self._wait_until(
             lambda: self._is_served_by_successor(before.owner_generation, killed_ns),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,16 +35,27 @@ class Process:
 
     def send(self, number: signal.Signals) -> bool:
         """Sends a signal to exactly this process; False when it was gone already."""
+        with self.held() as send:
+            return send(number)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[Callable[[signal.Signals], bool]]:
+        """Gives a ``send`` that has looked everything up already: one system call per signal."""
         fd = open_pidfd(self.identity)
-        if fd is None:
-            return False
+
+        def send(number: signal.Signals) -> bool:
+            try:
+                if fd is not None:
+                    signal.pidfd_send_signal(fd, number)
+                return fd is not None
+            except ProcessLookupError:
+                return False
+
         try:
-            signal.pidfd_send_signal(fd, number)
-        except ProcessLookupError:
-            return False
+            yield send
         finally:
-            os.close(fd)
-        return True
+            if fd is not None:
+                os.close(fd)
 
     def wait_gone(self, timeout_s: float) -> bool:
         """Waits until it is dead (a zombie is dead); False when it outlived the time."""
