@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 
+from obdsup.errors import ConfigError
 from obdsup.format import lsmt_header, lsmt_index, zfile_header
 from obdsup.format.image import Image
 from obdsup.format.layer import open_layer
+from obdsup.format.layer_writer import LayerWriter
 from obdsup.format.units import SECTOR_BYTES
+from obdsup.format.zfile_header import Algorithm
+from obdsup.format.zfile_writer import ZFileWriter
 from tests.format.disk_model import GOLDEN, config_file, substituted
 
 DIGESTS: dict[str, str] = json.loads((GOLDEN / "digests.json").read_text())
@@ -56,10 +61,27 @@ def test_index_encodes_to_the_bytes_of_the_reference() -> None:
 
 
 def test_read_beyond_the_end_is_refused() -> None:
-    from obdsup.errors import ConfigError
-
     with Image.of_layer(str(GOLDEN / "m0.raw.obd")) as image:
         with pytest.raises(ConfigError, match="inside 1073741824"):
             image.read(image.size_bytes - SECTOR_BYTES, 2 * SECTOR_BYTES)
         with pytest.raises(ConfigError, match="multiple of 512"):
             image.read(1, SECTOR_BYTES)
+
+
+@pytest.mark.parametrize("form", ["raw", "zstd"])
+def test_writers_make_the_very_bytes_of_the_reference(form: str) -> None:
+    opened = open_layer(str(GOLDEN / "m0.raw.obd"))
+    header, file = opened.layer.header, io.BytesIO()
+    zfile = ZFileWriter(file, Algorithm.ZSTD, 4096) if form == "zstd" else None
+    writer = LayerWriter(zfile or file, header.virtual_size_bytes, uuid=header.uuid)
+    for segment in opened.layer.segments:
+        if segment.is_zeroed:
+            writer.add_zeros(segment.offset, segment.length)
+        else:
+            data = opened.layer.read_payload(segment.moffset, segment.length)
+            writer.add_data(segment.offset, data)
+    writer.finish()
+    if zfile:
+        zfile.finish()
+    opened.close()
+    assert file.getvalue() == (GOLDEN / f"m0.{form}.obd").read_bytes()
