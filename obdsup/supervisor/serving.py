@@ -216,6 +216,7 @@ class Serving:
             worker = self._context.fleet.acquire(self._record.name, settings.start_timeout_s)
         except ObdError as error:
             return self._refused(error)
+        sent_s = time.monotonic()
         try:
             answer = self._send_serve(worker, mode, self._new_generation())
         except ObdError as error:
@@ -223,7 +224,7 @@ class Serving:
         finally:
             self._context.fleet.replenish_soon()
         self._now_served_by(worker)
-        self._note_takeover(answer, mode)
+        self._note_takeover(answer, mode, (time.monotonic() - sent_s) * 1000)
         return _E.SERVES
 
     def _send_serve(self, worker: Worker, mode: str, generation: int) -> dict[str, Any]:
@@ -291,7 +292,7 @@ class Serving:
         if worker.has_exited.is_set():  # before the fleet knew whom to tell: it told an old server
             self.worker_exited(worker)
 
-    def _note_takeover(self, answer: dict[str, Any], mode: str) -> None:
+    def _note_takeover(self, answer: dict[str, Any], mode: str, serve_ms: float) -> None:
         row = self._record.row
         if self.state is ServiceState.ATTACHING:
             return
@@ -305,6 +306,7 @@ class Serving:
         )
         self._context.events.emit(
             "takeover.done", row.name, gen=row.generation, mode=mode, dur_ms=round(duration_ms, 3),
+            serve_ms=round(serve_ms, 3), attach_ms=int(answer.get("attach_ns", 0)) / 1e6,
             recovered=recovered, already_done=answer.get("already_done", 0),
             dropped=answer.get("dropped", 0), worker=row.worker_id, reason=self._cause,
         )  # fmt: skip
@@ -347,6 +349,7 @@ class Serving:
             standby.link.call_aside("prewarm", settings.serve_timeout_s, device=name, image=image)
             stopped_s = time.monotonic()
             self._drain_worker(old)
+            drained_s = time.monotonic()
         except ObdError as error:
             fleet.discard(standby)
             return self._handoff_failed(str(error))
@@ -361,6 +364,7 @@ class Serving:
         self._context.events.emit(
             "handoff.done", name, gen=self._record.row.generation, worker=standby.id,
             dur_ms=round((now - started_s) * 1000, 3), stall_ms=round((now - stopped_s) * 1000, 3),
+            drain_ms=round((drained_s - stopped_s) * 1000, 3),
         )  # fmt: skip
         return _E.HANDED_OVER
 
