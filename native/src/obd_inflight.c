@@ -203,7 +203,8 @@ int obd_journal_open(struct obd_journal *journal, const struct obd_journal_ident
 int obd_journal_prepare(struct obd_journal *journal, const struct obd_journal_identity *identity,
 			const char *name, struct obd_errinfo *info)
 {
-	uint64_t bytes, wanted = journal_bytes(OBD_JOURNAL_DEFAULT_SLOTS);
+	uint32_t slot_cnt = identity->slot_cnt ? identity->slot_cnt : OBD_JOURNAL_DEFAULT_SLOTS;
+	uint64_t bytes = 0, wanted = journal_bytes(slot_cnt);
 	struct obd_journal_header *h;
 	int rc;
 
@@ -218,7 +219,7 @@ int obd_journal_prepare(struct obd_journal *journal, const struct obd_journal_id
 	if (rc)
 		return rc;
 	h = journal->header;
-	journal->slot_cnt = OBD_JOURNAL_DEFAULT_SLOTS;
+	journal->slot_cnt = slot_cnt;
 	if (!check_layout(h, bytes, name, NULL) && is_same_device(h, identity))
 		return check_generation(h, identity->generation, name, info);
 	/* What follows is no journal of anybody. */

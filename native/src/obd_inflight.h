@@ -54,6 +54,7 @@ struct obd_journal_identity {
 	const uint8_t *device_uuid; /* 16 bytes */
 	const struct obd_ring *ring;
 	uint64_t generation;
+	uint32_t slot_cnt; /* of a new journal; 0: OBD_JOURNAL_DEFAULT_SLOTS */
 };
 
 /* Reopens and locks. OBD_E_LOCKED: somebody else has it; nothing was touched. */

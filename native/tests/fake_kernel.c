@@ -44,8 +44,6 @@ uint32_t fake_kernel_tail(const struct fake_kernel *kernel)
 void fake_kernel_init(struct fake_kernel *kernel, uint32_t cmdr_bytes, uint32_t block_cnt,
 		      uint32_t head)
 {
-	struct tcmu_mailbox *mailbox;
-
 	memset(kernel, 0, sizeof(*kernel));
 	kernel->cmdr_bytes = cmdr_bytes;
 	kernel->block_cnt = block_cnt;
@@ -63,12 +61,25 @@ void fake_kernel_init(struct fake_kernel *kernel, uint32_t cmdr_bytes, uint32_t 
 	kernel->copy = malloc(FAKE_COMMAND_BLOCKS * FAKE_BLOCK_BYTES);
 	require(kernel->wait_fd >= 0 && kernel->kick_fd >= 0 && kernel->block_used && kernel->copy,
 		"fake kernel");
-	mailbox = (void *)kernel->map;
+	fake_kernel_reset(kernel, head);
+}
+
+void fake_kernel_reset(struct fake_kernel *kernel, uint32_t head)
+{
+	struct tcmu_mailbox *mailbox = (void *)kernel->map;
+
 	mailbox->version = TCMU_MAILBOX_VERSION;
 	mailbox->flags = 0xf;
 	mailbox->cmdr_off = CMDR_OFF;
-	mailbox->cmdr_size = cmdr_bytes;
+	mailbox->cmdr_size = kernel->cmdr_bytes;
 	*head_at(kernel) = *tail_at(kernel) = kernel->last_cleaned = head;
+	for (uint32_t i = 0; i < kernel->id_end; i++)
+		kernel->commands[i].is_queued = false;
+	memset(kernel->block_used, 0, kernel->block_cnt);
+	kernel->is_broken = false;
+	kernel->broken_reason = NULL;
+	kernel->queued = 0;
+	kernel->queued_total = kernel->completed_total = 0;
 }
 
 void fake_kernel_deinit(struct fake_kernel *kernel)
@@ -185,6 +196,8 @@ bool fake_kernel_queue(struct fake_kernel *kernel, uint32_t tag, const uint8_t *
 			       piece(bytes, i));
 	}
 	command->is_queued = true;
+	if (id >= kernel->id_end)
+		kernel->id_end = id + 1;
 	command->tag = tag;
 	command->bytes = bytes;
 	command->is_read = is_read;
@@ -208,6 +221,8 @@ bool fake_kernel_queue_op(struct fake_kernel *kernel, uint32_t tag, uint32_t op)
 
 		memset(command, 0, sizeof(*command));
 		command->is_queued = true;
+		if (id >= kernel->id_end)
+			kernel->id_end = id + 1;
 		command->tag = tag;
 		entry->hdr.cmd_id = (uint16_t)id;
 		kernel->queued++;

@@ -46,6 +46,7 @@ struct fake_kernel {
 	uint32_t last_cleaned;
 	bool is_broken;
 	const char *broken_reason;
+	uint32_t id_end; /* above every id ever used */
 	uint32_t queued; /* not completed */
 	uint64_t queued_total;
 	uint64_t completed_total;
@@ -60,6 +61,8 @@ struct fake_kernel {
  * system refuses. */
 void fake_kernel_init(struct fake_kernel *kernel, uint32_t cmdr_bytes, uint32_t block_cnt,
 		      uint32_t head);
+/* Empties the ring and forgets every command; fds and memory stay. */
+void fake_kernel_reset(struct fake_kernel *kernel, uint32_t head);
 void fake_kernel_deinit(struct fake_kernel *kernel);
 
 /* Queues a command; data goes into its blocks (NULL: they hold garbage). False: no room. */
