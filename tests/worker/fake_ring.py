@@ -117,6 +117,11 @@ class FakeRing:
         cdb = struct.pack(">BBQIBB", 0x8A, 0, lba, len(data) // 512, 0, 0)
         return self.complete(self.queue(cdb, data), 0)
 
+    def break_head(self) -> None:
+        """Puts ``cmd_head`` where no entry can be, and wakes the worker."""
+        struct.pack_into("<I", self.map, 12, CMDR_BYTES + 64)
+        os.eventfd_write(self.wait_fd, 1)
+
     def close(self) -> None:
         self.map.close()
         for fd in self.fds:

@@ -24,7 +24,11 @@ class Client:
     def __init__(self, path: Path) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.sock.settimeout(30)
-        self.sock.connect(str(path))
+        try:
+            self.sock.connect(str(path))
+        except OSError:
+            self.sock.close()
+            raise
         self._number = 0
 
     def send(self, op: str, fds: list[int] | None = None, **fields: object) -> int:
@@ -94,15 +98,27 @@ def serve_fields(
     }
 
 
+PROGRAM = (sys.executable, "-m", "obdsup.worker")
+# -S: as the worker starts itself anew; a program of ours can not be started anew by module name
+SLOW_PROGRAM = (sys.executable, "-S", str(Path(__file__).parent / "fake_slow_worker.py"))
+
+
+def environment() -> dict[str, str]:
+    """Imports as in this process, also with ``-S``."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
 class WorkerProcess:
     """Started by its command line, as the supervisor does; ``close`` ends it by pid."""
 
-    def __init__(self, directory: Path, worker_id: str = "w1") -> None:
+    def __init__(
+        self, directory: Path, worker_id: str = "w1", program: tuple[str, ...] = PROGRAM
+    ) -> None:
         self.path = directory / f"{worker_id}.sock"
         self.log_path = directory / f"{worker_id}.log"
-        command = [sys.executable, "-m", "obdsup.worker", "--id", worker_id]
+        command = [*program, "--id", worker_id]
         command += ["--socket", str(self.path), "--log", str(self.log_path)]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment())
         eventually(self._is_listening, 30)
 
     def _is_listening(self) -> bool:

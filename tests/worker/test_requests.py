@@ -1,0 +1,98 @@
+"""Requests are checked field by field; nonsense is refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from obdsup.errors import ConfigError, ControlError
+from obdsup.state.messages import Packet
+from obdsup.worker.requests import parse
+
+IMAGE = {"lowers": ["/a", "/b"], "upper": None}
+SERVE: dict[str, Any] = {
+    "op": "serve",
+    "device": "d",
+    "uuid": "00112233-4455-6677-8899-aabbccddeeff",
+    "image": IMAGE,
+    "generation": 7,
+    "mode": "recover",
+    "boot_id": "ffeeddccbbaa99887766554433221100",
+    "ring": {"kind": "memfd", "map_bytes": 4096},
+}
+
+
+def packet(body: dict[str, Any], fd_count: int = 0) -> Packet:
+    return Packet(body, list(range(1000, 1000 + fd_count)))
+
+
+def test_serve_is_read_in_full() -> None:
+    request = parse(packet(SERVE, 4))
+    assert request.serve is not None
+    assert request.serve.uuid.hex() == "00112233445566778899aabbccddeeff"
+    assert request.serve.boot_id == bytes.fromhex("ffeeddccbbaa99887766554433221100")
+    assert (request.serve.generation, request.serve.mode) == (7, "recover")
+    assert request.image is not None
+    assert request.image.lowers == ["/a", "/b"]
+    assert request.image.upper is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"device": ""},
+        {"device": "a/b"},
+        {"device": 5},
+        {"device": "x" * 129},
+        {"uuid": "0011"},
+        {"uuid": None},
+        {"uuid": "zz112233-4455-6677-8899-aabbccddeeff"},
+        {"generation": 0},
+        {"generation": True},
+        {"generation": "7"},
+        {"generation": 1 << 64},
+        {"mode": "resume"},
+        {"boot_id": ""},
+        {"ring": None},
+        {"ring": {"kind": "pipe", "map_bytes": 4096}},
+        {"ring": {"kind": "memfd", "map_bytes": 0}},
+        {"ring": {"kind": "memfd", "map_bytes": 1.5}},
+        {"image": None},
+        {"image": {"lowers": 5}},
+        {"image": {"lowers": ["relative"]}},
+        {"image": {"lowers": ["/a\0b"]}},
+        {"image": {"lowers": [None]}},
+        {"image": {"lowers": []}},
+        {"image": {"lowers": ["/a"] * 256}},
+        {"image": {"lowers": [], "upper": {"data": "/d"}}},
+        {"image": {"lowers": [], "upper": ["/d", "/i"]}},
+    ],
+    ids=str,
+)
+def test_a_wrong_field_is_a_config_error(change: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        parse(packet({**SERVE, **change}, 4))
+
+
+@pytest.mark.parametrize("fd_count", [0, 1, 3, 5])
+def test_serve_needs_exactly_the_fds_of_its_ring_and_the_journal(fd_count: int) -> None:
+    with pytest.raises(ControlError, match=f"{fd_count} fds, expected 4"):
+        parse(packet(SERVE, fd_count))
+
+
+def test_fds_with_a_request_that_takes_none_are_refused() -> None:
+    with pytest.raises(ControlError):
+        parse(packet({"op": "hello"}, 1))
+
+
+@pytest.mark.parametrize("op", ["", "reboot", "HELLO"])
+def test_unknown_operations_are_refused_by_name(op: str) -> None:
+    with pytest.raises(ControlError, match="unknown operation"):
+        parse(packet({"op": op}))
+
+
+@pytest.mark.parametrize("timeout_ms", [-1, None, 10**12, "5"])
+def test_drain_needs_a_bounded_timeout(timeout_ms: object) -> None:
+    with pytest.raises(ConfigError):
+        parse(packet({"op": "drain", "device": "d", "timeout_ms": timeout_ms}))
