@@ -253,6 +253,14 @@ class Fleet:
                 self._spawn_failed()
                 return
 
+    def trim(self) -> None:
+        """Stops standbys beyond the number wanted: left over from many devices lost at once."""
+        with self._changed:
+            standbys = [w for w in self._workers.values() if w.state is WorkerState.STANDBY]
+            spare = len(standbys) - self._settings.standbys - self._waiting
+        for worker in standbys[: max(spare, 0)]:
+            self._step(worker, WorkerEvent.STOP_ASKED, only_while=WorkerState.STANDBY)
+
     def _on_spawned(self, process: WorkerProcess, pidfd: int) -> None:
         assert process.identity is not None
         worker_id = process.config.name

@@ -137,6 +137,7 @@ class Service:
         if self._is_ready.is_set():
             self._devices.checkpoint()
             self._fleet.replenish_soon()
+            self._fleet.trim()
         self._systemd.alive()
 
     # -- operations, each in the thread of its connection ------------------------------------------
