@@ -20,7 +20,7 @@ from obdsup.supervisor.provider.base import DeviceGeometry, ProviderIds, RingHan
 from obdsup.supervisor.provider.tcmu import TcmuProvider
 
 SIZE_BYTES = 256 << 20
-KILLS = 12
+KILLS = 8
 
 
 class ServedDevice:
@@ -134,8 +134,8 @@ def check_kills_under_verified_load_lose_nothing(folder: Path) -> None:
             [
                 "fio", "--name=verify", f"--filename={device.node}", "--direct=1",
                 "--rw=randwrite", "--bsrange=4k-64k", "--ioengine=libaio", "--iodepth=32",
-                "--size=192m", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1",
-                "--verify_backlog=256", "--loops=4", "--eta=never",
+                "--size=64m", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1",
+                "--verify_backlog=256", "--time_based", "--runtime=60", "--eta=never",
             ],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder,
         )  # fmt: skip
@@ -144,11 +144,12 @@ def check_kills_under_verified_load_lose_nothing(folder: Path) -> None:
             for _ in range(KILLS):
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     job.wait(chance.uniform(0.2, 1.0))
-                assert job.poll() is None, "fio ended before the last kill"
+                assert job.poll() is None, f"fio ended before the last kill: {job.communicate()[0]}"
                 answer, took_s = device.kill_and_take_over()
+                print(f"  {took_s * 1000:.1f} ms, recovered {answer['recovered']}", flush=True)
                 recovered += answer["recovered"]
                 times_s.append(took_s)
-            output, _ = job.communicate(timeout=300)
+            output, _ = job.communicate(timeout=150)
         finally:
             if job.poll() is None:
                 job.kill()

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from guest.checks.provider_contract import run_contract
 from obdsup.errors import ProviderError
 from obdsup.supervisor.provider.base import DeviceGeometry, ProviderIds
 from obdsup.supervisor.provider.configfs import Configfs, is_configfs_mounted
+from obdsup.supervisor.provider.fuse import FuseProvider
 from obdsup.supervisor.provider.kernel_files import KernelRoots, holders_of, wait_for
 from obdsup.supervisor.provider.scsi_disk import ScsiDisk, require_unused
 from obdsup.supervisor.provider.tcmu import TcmuProvider, device_config, ids_of
@@ -290,3 +292,10 @@ def test_a_foreign_device_node_is_not_opened(tmp_path: Path) -> None:
     (tmp_path / "dev" / "uio9").touch()
     with pytest.raises(ProviderError, match="not device 240:9"):
         KernelRoots(dev=tmp_path / "dev").ensure_node(sysfs, stat.S_IFCHR)
+
+
+@pytest.mark.host
+def test_contract_holds_for_fuse_as_for_tcmu_in_the_guest(tmp_path: Path) -> None:
+    held: list[str] = []
+    run_contract(FuseProvider(tmp_path / "rings"), "contract", tmp_path, held.append)
+    assert len(held) == 7, held
