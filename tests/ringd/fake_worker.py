@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import random
 import select
 import struct
 import threading
@@ -51,6 +52,7 @@ class FakeWorker:
         self.disk = disk
         memory, self.wait_fd, self.kick_fd = handle.fds
         self.map = mmap.mmap(memory, handle.map_bytes)
+        self._words = memoryview(self.map).cast("I")  # stores whole words, struct does not
         version, flags, self.cmdr_off, self.cmdr_size = struct.unpack_from("<HHII", self.map, 0)
         assert (version, flags, self.cmdr_off) == (2, 0xF, 128)
         self.next = self.tail
@@ -61,14 +63,14 @@ class FakeWorker:
     # -- the mailbox ------------------------------------------------------------------------------
     @property
     def head(self) -> int:
-        return int(struct.unpack_from("<I", self.map, 12)[0])
+        return int(self._words[3])
 
     @property
     def tail(self) -> int:
-        return int(struct.unpack_from("<I", self.map, 64)[0])
+        return int(self._words[16])
 
     def set_tail(self, value: int) -> None:
-        struct.pack_into("<I", self.map, 64, value)
+        self._words[16] = value
 
     def kick(self) -> None:
         os.write(self.kick_fd, (1).to_bytes(8, "little"))
@@ -144,26 +146,28 @@ class FakeWorker:
             found += self.pick_up()
         return found
 
-    def serve_batch(self, *, is_reversed: bool = False) -> None:
-        """Picks up, carries out and publishes what is there."""
-        batch = self.pick_up()
-        for command in batch:
-            self.execute(command)
-        for command in reversed(batch) if is_reversed else batch:
-            self.publish(command.cmd_id)
-        self.kick()
-
     # -- on a thread ------------------------------------------------------------------------------
     def start(self) -> None:
-        """Serves on a thread, alternately in order and in reverse order, until ``close``."""
+        """Serves on a thread until ``close``: about half of what it has each turn, shuffled.
+
+        That is what fragments the data area, as a worker with slow and fast commands does.
+        """
 
         def run() -> None:
-            is_reversed = False
-            while not self._must_stop.is_set():
-                self.serve_batch(is_reversed=is_reversed)
-                is_reversed = not is_reversed
-                self.wait(0.05)
+            shuffle = random.Random(1)
+            pending: list[Command] = []
+            while not self._must_stop.is_set() or pending:
+                pending += self.pick_up()
+                shuffle.shuffle(pending)
+                for _ in range((len(pending) + 1) // 2):
+                    command = pending.pop()
+                    self.execute(command)
+                    self.publish(command.cmd_id)
+                self.kick()
+                if not pending:
+                    self.wait(0.05)
 
+        self._must_stop.clear()
         self._thread = threading.Thread(target=run, name="fake-worker", daemon=True)
         self._thread.start()
 
@@ -175,5 +179,6 @@ class FakeWorker:
 
     def close(self) -> None:
         self.stop()
+        self._words.release()
         self.map.close()
         self.handle.close()
