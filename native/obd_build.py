@@ -17,6 +17,7 @@ ffibuilder.set_source(
     (HERE / "obd.csrc.c").read_text(),
     # relative to the project's root, where setuptools runs
     sources=sorted(f"native/src/{path.name}" for path in (HERE / "src").glob("*.c")),
+    depends=sorted(f"native/src/{path.name}" for path in (HERE / "src").glob("*.h")),
     include_dirs=["native/src"],
     libraries=["lz4", "zstd"],
     extra_compile_args=[
