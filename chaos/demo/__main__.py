@@ -56,6 +56,7 @@ def _here(options: argparse.Namespace, demo_image: image.DemoImage) -> int:
                 provider=options.provider,
                 rhythm=Rhythm(options.worker_every, options.supervisor_every, options.both_every),
                 patience_s=options.patience,
+                pause_s=options.pause,
                 log_folder=_log_folder(options),
             ),
             demo_image,
@@ -63,7 +64,7 @@ def _here(options: argparse.Namespace, demo_image: image.DemoImage) -> int:
         )
     except DemoError as error:
         failure = str(error)
-    print_table(outcome, Console(width=100), failure)
+    print_table(outcome, Console(width=100, height=100), failure)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(to_json(outcome, failure), indent=2) + "\n")
     say(f"written: {options.json}, logs in {_log_folder(options)}")
@@ -110,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--supervisor-every", type=float, default=usual.supervisor_s, metavar="SECONDS")
     add("--both-every", type=float, default=usual.both_s, metavar="SECONDS")
     add("--patience", type=float, default=60.0, metavar="SECONDS", help="bound of each step")
+    add("--pause", type=float, default=0.0, metavar="SECONDS", help="between a client's operations")
     add("--json", type=Path, default=REPO / "out" / "demo.json")
     add("--cache", type=Path, default=REPO / "build" / "demo")
     return parser

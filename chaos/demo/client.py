@@ -56,7 +56,13 @@ class Client(Checker):
     """One client: SETs keys of its own, new ones and old ones again, and GETs them."""
 
     def __init__(
-        self, number: int, seed: int, ledger: Ledger, socket: Path, timeout_s: float
+        self,
+        number: int,
+        seed: int,
+        ledger: Ledger,
+        socket: Path,
+        timeout_s: float,
+        pause_s: float = 0.0,
     ) -> None:
         super().__init__(f"client-{number}")
         self.set_cnt = 0
@@ -65,13 +71,14 @@ class Client(Checker):
         self._ledger = ledger
         self._socket = socket
         self._timeout_s = timeout_s
+        self._pause_s = pause_s
         self._own: list[str] = []
 
     def run(self) -> None:
         while not self._stopping.is_set() and len(self.errors) < ERRORS_UNTIL_GIVING_UP:
             try:
                 with connect(self._socket, self._timeout_s) as client:
-                    while not self._stopping.is_set():
+                    while not self._stopping.wait(self._pause_s):
                         self._operate(client)
             except FAILURES as error:
                 self.errors.append(f"{self.name}: {type(error).__name__}: {error}")

@@ -6,6 +6,7 @@ taking down that fails does not keep the others from being done, and fails the r
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -31,19 +32,22 @@ from chaos.demo.workload import Workload
 __all__ = ["Options", "run_course"]
 
 DEVICE = "demo"
+TELL_TIMEOUT_S = 2.0
 SOCKET = "run/redis.sock"
 REDIS = ["/usr/bin/redis-server", "/etc/redis.conf"]
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a run is asked to do. ``patience_s`` bounds each single step of it."""
+    """What a run is asked to do. ``patience_s`` bounds each single step of it,
+    ``pause_s`` lies between two operations of each client."""
 
     seconds: float
     seed: int
     provider: str
     rhythm: Rhythm
     patience_s: float
+    pause_s: float
     log_folder: Path
 
 
@@ -149,6 +153,7 @@ class _Course:
             self._options.seed,
             self._ledger,
             self._options.patience_s,
+            self._options.pause_s,
         )
         self._stack.callback(workload.stop)
         kills = plan(self._options.seconds, self._options.seed, self._options.rhythm)
@@ -195,6 +200,8 @@ class _Course:
     def _tell(self, kill: LandedKill | None, started: float, workload: Workload) -> None:
         if kill is None:
             return
+        with contextlib.suppress(DemoError):  # an operation that hangs shows up when it is ended
+            wait_until(lambda: workload.has_passed(kill.served_ns), TELL_TIMEOUT_S, "operations")
         stall_ms = stall_ns(workload.recent(), kill.killed_ns, kill.served_ns) / 1e6
         back_ms = (kill.served_ns - kill.killed_ns) / 1e6
         say(

@@ -24,6 +24,9 @@ from obdsup.state.control import SOCKET_NAME, ControlClient
 
 __all__ = ["Node", "wait_until"]
 
+FIRST_PAUSE_S = 0.005
+LONGEST_PAUSE_S = 0.1
+
 
 def wait_until(predicate: Callable[[], bool], timeout_s: float, what: str) -> None:
     """Waits until it is true.
@@ -32,10 +35,12 @@ def wait_until(predicate: Callable[[], bool], timeout_s: float, what: str) -> No
         DemoError: not within the time; names what was waited for.
     """
     deadline = time.monotonic() + timeout_s
+    pause_s = FIRST_PAUSE_S
     while not predicate():
         if time.monotonic() > deadline:
             raise DemoError(f"{what}: not within {timeout_s:.0f} s")
-        time.sleep(0.01)
+        time.sleep(pause_s)  # grows: asking all the time would slow down what is waited for
+        pause_s = min(pause_s * 1.5, LONGEST_PAUSE_S)
 
 
 class Node:

@@ -18,15 +18,15 @@ __all__ = ["DirectReader"]
 
 ALIGNMENT_BYTES = 4096
 MAX_READ_BYTES = 128 * 1024
-PAUSE_S = 0.004  # leaves the processors to redis
 
 
 class DirectReader(Checker):
     """Reads random blocks of ``path`` past the page cache and compares them with ``copy``."""
 
-    def __init__(self, path: Path, copy: Path, seed: int) -> None:
+    def __init__(self, path: Path, copy: Path, seed: int, pause_s: float) -> None:
         super().__init__("direct-reader")
         self._path = path
+        self._pause_s = pause_s
         self._expected = copy.read_bytes()
         self._random = random.Random(f"{seed}/reader")
 
@@ -39,7 +39,7 @@ class DirectReader(Checker):
         try:
             # O_DIRECT wants an aligned buffer: anonymous memory is page aligned.
             with mmap.mmap(-1, MAX_READ_BYTES) as buffer:
-                while not self._stopping.wait(PAUSE_S):
+                while not self._stopping.wait(self._pause_s):
                     self._read(fd, buffer)
         finally:
             os.close(fd)

@@ -14,17 +14,32 @@ from chaos.demo.reader import DirectReader
 __all__ = ["Workload"]
 
 CLIENTS = 4
+READER_PAUSE_S = 0.004  # leaves the processors to redis
 RECENT = 500  # operations per thread that a stall just now can be among
 
 
 class Workload:
-    """The threads that load and check; ``start``, then ``stop``, once."""
+    """The threads that load and check; ``start``, then ``stop``, once.
+
+    Args:
+        patience_s: after which a redis client takes an operation for failed.
+        pause_s: between two operations of a thread; 0 on a machine that is fast enough.
+    """
 
     def __init__(
-        self, socket: Path, probe: Path, copy: Path, seed: int, ledger: Ledger, patience_s: float
+        self,
+        socket: Path,
+        probe: Path,
+        copy: Path,
+        seed: int,
+        ledger: Ledger,
+        patience_s: float,
+        pause_s: float,
     ) -> None:
-        self.clients = [Client(n, seed, ledger, socket, patience_s) for n in range(CLIENTS)]
-        self.reader = DirectReader(probe, copy, seed)
+        self.clients = [
+            Client(n, seed, ledger, socket, patience_s, pause_s) for n in range(CLIENTS)
+        ]
+        self.reader = DirectReader(probe, copy, seed, max(pause_s, READER_PAUSE_S))
         self._threads: list[Checker] = [*self.clients, self.reader]
         self._patience_s = patience_s
 
@@ -50,6 +65,11 @@ class Workload:
     def recent(self) -> list[Operation]:
         """The latest operations of every thread."""
         return [o for thread in self._threads for o in thread.operations[-RECENT:]]
+
+    def has_passed(self, moment_ns: int) -> bool:
+        """Whether every thread that still runs ended an operation after this moment."""
+        running = [thread for thread in self._threads if thread.is_alive()]
+        return all(t.operations and t.operations[-1].ended_ns > moment_ns for t in running)
 
     def operations(self) -> list[Operation]:
         """All operations of every thread."""

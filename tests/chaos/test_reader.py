@@ -44,7 +44,7 @@ def _read_until(reader: DirectReader, attribute: str, count: int) -> None:
 
 
 def test_same_file_is_found_the_same(direct: Path, copy: Path) -> None:
-    reader = DirectReader(direct, copy, seed=1)
+    reader = DirectReader(direct, copy, seed=1, pause_s=0.0)
     _read_until(reader, "operations", 100)
     assert (reader.errors, reader.wrong) == ([], [])
 
@@ -53,18 +53,18 @@ def test_one_wrong_byte_is_noticed(direct: Path, copy: Path) -> None:
     data = bytearray(copy.read_bytes())
     data[FILE_BYTES // 2] ^= 1
     copy.write_bytes(data)
-    reader = DirectReader(direct, copy, seed=1)
+    reader = DirectReader(direct, copy, seed=1, pause_s=0.0)
     _read_until(reader, "wrong", 1)
     assert "not what the image holds" in reader.wrong[0]
 
 
 def test_short_file_is_noticed(direct: Path, copy: Path) -> None:
     os.truncate(direct, FILE_BYTES // 2)
-    reader = DirectReader(direct, copy, seed=1)
+    reader = DirectReader(direct, copy, seed=1, pause_s=0.0)
     _read_until(reader, "wrong", 1)
 
 
 def test_file_that_can_not_be_opened_is_an_error(tmp_path: Path, copy: Path) -> None:
-    reader = DirectReader(tmp_path / "absent", copy, seed=1)
+    reader = DirectReader(tmp_path / "absent", copy, seed=1, pause_s=0.0)
     _read_until(reader, "errors", 1)
     assert "absent" in reader.errors[0]
