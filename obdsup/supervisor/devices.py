@@ -227,10 +227,18 @@ class Devices:
             self._drop_if_gone(device)
 
     def void(self, row: DeviceRow) -> None:
-        """Forgets a device that went with the host: its ring and processes are void."""
+        """Forgets a device that went with the host. Its writable layer is data: put aside."""
+        settings = self._context.settings
+        folder, kept = settings.device_state_dir(row.name), ""
+        if folder.exists():
+            aside = settings.state_dir / "void" / f"{row.name}-{row.uuid}"
+            aside.parent.mkdir(mode=0o700, exist_ok=True)
+            folder.rename(aside)
+            kept = str(aside)
         self._context.events.emit(
-            "device.void", row.name, level=logging.WARNING, reason="the host was started anew"
-        )
+            "device.void", row.name, level=logging.WARNING, reason="the host was started anew",
+            kept=kept,
+        )  # fmt: skip
         self._database.commit(tables.delete_device(row.name))
 
     # -- every second ------------------------------------------------------------------------------

@@ -164,6 +164,12 @@ class EmbeddedSupervisor(Supervisor):  # type: ignore[misc]
             signal.set_wakeup_fd(-1)
             self.options.cleanup()
 
+    def reap(self, once: bool = False, recursionguard: int = 0) -> None:
+        """Called by RPC methods: looks at each process's own pidfd, never waitpid(-1), which would
+        take the exit status of children that other parts wait for."""
+        for dispatcher in self.get_process_map().values():
+            self._guard(dispatcher.handle_read_event)
+
     def _turn(self) -> None:
         dispatchers: dict[int, Any] = dict(self.options.get_socket_map())
         dispatchers.update(self.get_process_map())

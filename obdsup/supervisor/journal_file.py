@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from dataclasses import fields
 from pathlib import Path
 
 from obdsup.errors import StateError
@@ -10,40 +12,51 @@ from obdsup.state.journal import JournalCounters, JournalReader
 
 __all__ = ["JournalFile"]
 
+NO_COUNTERS = JournalCounters(*[0] * len(fields(JournalCounters)))
+
 
 class JournalFile:
     """One journal's fd. The file is never replaced by another inode while the device lives: the
-    lock that keeps a second server away is on the inode."""
+    lock that keeps a second server away is on the inode. Reading is safe from any thread, also
+    after ``close``: it then gives zeros.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._reader = JournalReader(self.fd, str(path))
+        self._lock = threading.Lock()  # nobody reads an fd that is being closed or reused
+        self._is_closed = False
 
     def take(self, fd: int) -> None:
         """Uses the fd a living worker gave back instead of the one opened by path; owns it."""
-        os.close(self.fd)
-        self.fd = fd
-        self._reader = JournalReader(fd, str(self.path))
+        with self._lock:
+            os.close(self.fd)
+            self.fd = fd
+            self._reader = JournalReader(fd, str(self.path))
 
     def generation(self) -> int:
         """Who may publish; 0 when the header can not be trusted."""
-        try:
-            self._reader.header()
-        except StateError:
-            return 0
-        return self._reader.generation()
+        with self._lock:
+            try:
+                self._reader.header()
+            except StateError:
+                return 0
+            return self._reader.generation()
 
     def counters(self) -> JournalCounters:
-        return self._reader.counters()
+        """All counters."""
+        with self._lock:
+            return NO_COUNTERS if self._is_closed else self._reader.counters()
 
     def next_position(self) -> tuple[int, int]:
         """(sequence, ring offset), zeros before the journal was made."""
-        try:
-            return self._reader.next_position()
-        except StateError:
-            return 0, 0
+        with self._lock:
+            try:
+                return (0, 0) if self._is_closed else self._reader.next_position()
+            except StateError:
+                return 0, 0
 
     def start_over(self) -> None:
         """Empties a journal that can not be trusted. Only while nobody serves."""
@@ -54,7 +67,10 @@ class JournalFile:
 
     def close(self) -> None:
         """Closes the fd; the file stays."""
-        os.close(self.fd)
+        with self._lock:
+            if not self._is_closed:
+                self._is_closed = True
+                os.close(self.fd)
 
     def remove(self) -> None:
         """Removes the file and its folder, at the end of the device's life."""

@@ -116,7 +116,7 @@ class Serving:
 
     def orphaned(self, cause: str) -> None:
         """It was served and nobody does now: take over at once."""
-        self._cause = cause
+        self._cause, self._lost_at_s = cause, time.monotonic()
         self._inbox.put(_Note(_E.ORPHANED))
 
     def worker_exited(self, worker: Worker) -> None:

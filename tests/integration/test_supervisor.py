@@ -1,0 +1,140 @@
+"""The recovery table with real workers and a ring that checks every command (ringd load)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import eventually
+from tests.integration.service import Service, is_alive
+
+pytestmark = [pytest.mark.integration]
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    root = Path(tempfile.mkdtemp(prefix="obdI"))  # short: socket names are limited
+    made = Service(root, "load")
+    made.start()
+    made.wait_for_standby()
+    yield made
+    made.close()
+    shutil.rmtree(root)
+
+
+@pytest.fixture
+def image(vectors: Path, tmp_path: Path) -> Path:
+    """A stack of three LZ4 layers."""
+    text = (vectors / "stack" / "config.lz4.3.json").read_text()
+    path = tmp_path / "config.v1.json"
+    path.write_text(text.replace("@VECTORS@", str(vectors)))
+    return path
+
+
+def create(service: Service, image: Path, name: str = "a") -> dict[str, Any]:
+    args = ("device", "create", name, "--image", str(image), "--writable", "--size", "1G")
+    return dict(service.call(*args))
+
+
+def is_served_by_another(service: Service, pid: int, name: str = "a") -> bool:
+    shown = service.show(name)
+    return shown["phase"] == "online" and shown["worker"]["pid"] != pid
+
+
+def commands_go_on(service: Service, name: str = "a") -> None:
+    before = service.show(name)["commands"]
+    eventually(lambda: service.show(name)["commands"] > before, 20)
+
+
+def verified(service: Service, name: str = "a") -> None:
+    """Ends the load and demands all zeros of its checker."""
+    ring = service.run_dir / "rings"
+    service.call("device", "remove", name)
+    reports = [json.loads(path.read_text()) for path in ring.rglob("*.json")]
+    for report in reports:
+        for key in ("errors", "lost", "stale", "misplaced", "broken"):
+            assert not report.get(key), (key, report)
+
+
+def test_kills_under_checked_load_lose_nothing(service: Service, image: Path) -> None:
+    create(service, image)
+    for _ in range(5):
+        commands_go_on(service)
+        service.wait_for_standby()
+        pid = service.worker_pid("a")
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda pid=pid: is_served_by_another(service, pid), 20)
+    commands_go_on(service)
+    shown = service.show("a")
+    assert shown["takeovers"] == 5
+    assert shown["recovered"] > 0, "no kill met a command in flight"
+    assert shown["resets"] == 0
+    verified(service)
+
+
+def test_supervisor_killed_alone_stops_no_command(service: Service, image: Path) -> None:
+    create(service, image)
+    pid = service.worker_pid("a")
+    service.kill_supervisor()
+    assert is_alive(pid)
+    service.start()
+    assert service.worker_pid("a") == pid
+    assert service.show("a")["generation"] == 1
+    commands_go_on(service)
+    verified(service)
+
+
+def test_both_killed_the_next_supervisor_recovers(service: Service, image: Path) -> None:
+    create(service, image)
+    service.wait_for_standby()
+    commands_go_on(service)
+    pid = service.worker_pid("a")
+    service.kill_supervisor()
+    os.kill(pid, signal.SIGKILL)
+    service.start()
+    eventually(lambda: is_served_by_another(service, pid), 20)
+    commands_go_on(service)
+    assert service.show("a")["recovered"] > 0
+    verified(service)
+
+
+def test_handovers_under_load_lose_nothing(service: Service, image: Path) -> None:
+    create(service, image)
+    for number in range(3):
+        service.wait_for_standby()
+        pid = service.worker_pid("a")
+        service.call("device", "handover", "a")
+        assert is_served_by_another(service, pid)
+        assert service.show("a")["generation"] == 2 + number
+        commands_go_on(service)
+    verified(service)
+
+
+def test_a_journal_that_is_gone_means_reset_and_service(service: Service, image: Path) -> None:
+    create(service, image)
+    service.wait_for_standby()
+    commands_go_on(service)
+    pid = service.worker_pid("a")
+    os.kill(pid, signal.SIGSTOP)
+    with Path(service.show("a")["journal"]).open("r+b") as journal:
+        journal.write(b"NOTOURS\0")
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: is_served_by_another(service, pid), 20)
+    commands_go_on(service)
+    assert any(row["event"] == "ring.reset" for row in service.call("events"))
+    verified(service)
+
+
+def test_second_supervisor_is_refused(service: Service, image: Path) -> None:
+    create(service, image)
+    refused = service.run("supervisor", "--provider", "load")
+    assert refused.returncode == 20
+    commands_go_on(service)
