@@ -102,10 +102,11 @@ void obd_engine_destroy(struct obd_engine *engine)
 {
 	if (!engine)
 		return;
-	obd_pool_destroy(engine->pool); /* first: its threads use rings and images */
-	engine->pool = NULL;
+	if (engine->pool)
+		obd_pool_stop(engine->pool); /* first: its threads use rings and images */
 	destroy_list(engine->arriving);
 	destroy_list(engine->devices);
+	obd_pool_destroy(engine->pool);
 	pthread_cond_destroy(&engine->drained);
 	pthread_mutex_destroy(&engine->mutex);
 	if (engine->epoll_fd >= 0)

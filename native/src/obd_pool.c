@@ -49,16 +49,21 @@ int obd_pool_create(uint32_t threads_max, struct obd_errinfo *info, struct obd_p
 	return 0;
 }
 
-void obd_pool_destroy(struct obd_pool *pool)
+void obd_pool_stop(struct obd_pool *pool)
 {
-	if (!pool)
-		return;
 	pthread_mutex_lock(&pool->mutex);
 	pool->is_ending = true;
 	pthread_cond_broadcast(&pool->work);
 	while (pool->threads)
 		pthread_cond_wait(&pool->ended, &pool->mutex);
 	pthread_mutex_unlock(&pool->mutex);
+}
+
+void obd_pool_destroy(struct obd_pool *pool)
+{
+	if (!pool)
+		return;
+	obd_pool_stop(pool);
 	pthread_cond_destroy(&pool->work);
 	pthread_cond_destroy(&pool->ended);
 	pthread_mutex_destroy(&pool->mutex);

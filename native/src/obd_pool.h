@@ -30,7 +30,10 @@ struct obd_lane { /* zero-initialised by its owner; everything in it belongs to 
 };
 
 int obd_pool_create(uint32_t threads_max, struct obd_errinfo *info, struct obd_pool **ret);
-/* Drops what was not started, waits for what was. NULL is fine. */
+/* Ends the threads: drops what was not started, waits for what was. Nothing may be submitted
+ * afterwards; lanes may still be removed. */
+void obd_pool_stop(struct obd_pool *pool);
+/* Stops it and frees it; every lane must be gone. NULL is fine. */
 void obd_pool_destroy(struct obd_pool *pool);
 
 void obd_pool_add_lane(struct obd_pool *pool, struct obd_lane *lane);
