@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from obdsup.cli.device import client
 from obdsup.cli.output import print_fields, print_json, print_table
 
@@ -35,7 +37,15 @@ def _cells(row: dict[str, Any]) -> list[object]:
     fields = row.get("fields") or {}
     details = " ".join(f"{key}={value}" for key, value in fields.items())
     name = row.get("event", row.get("name"))
-    return [row.get("id"), row.get("ts", row.get("at")), name, row.get("device"), details]
+    return [row.get("id"), _time_text(row.get("ts")), name, row.get("device"), details]
+
+
+def _time_text(seconds: object) -> object:
+    """Seconds since the epoch as UTC with milliseconds; anything else as it is."""
+    if not isinstance(seconds, int | float):
+        return seconds
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{whole}.{int(seconds % 1 * 1000):03d}Z"
 
 
 def add_parsers(commands: Any, common: argparse.ArgumentParser) -> None:
