@@ -14,7 +14,7 @@ __all__ = ["has_tcmu", "run_in_guest"]
 MODULES = ("target_core_user", "tcm_loop")
 MEMORY = "3G"
 BOOT_AND_CHECK_S = 1200  # beside DEMO_SECONDS: emulation is slow
-ARGUMENTS_IN_GUEST = ("--provider", "tcmu", "--patience", "300", "--pause", "0.02")
+ARGUMENTS_IN_GUEST = ("--provider", "tcmu", "--patience", "300", "--pause", "0.005")
 
 
 def has_tcmu() -> bool:

@@ -20,7 +20,7 @@ from chaos.demo.schedule import Kind
 
 __all__ = ["Killer", "LandedKill", "Target"]
 
-AIM_TIMEOUT_S = 0.1
+AIM_TIMEOUT_S = 0.3
 
 
 @dataclass(frozen=True, slots=True)
