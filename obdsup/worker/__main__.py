@@ -59,6 +59,9 @@ def main() -> None:
     except ObdError as error:
         log.event("worker.failed", log.ERROR, id=values["id"], reason=error)
         code = error.exit_code
+    except Exception:  # noqa: BLE001 - a bug: loudly, and without waiting for any thread
+        sys.excepthook(*sys.exc_info())
+        code = 1
     # Not sys.exit: a thread that sleeps in the kernel must not keep a stopped worker alive, and
     # every lock and fd dies with the process.
     os._exit(code)

@@ -18,7 +18,7 @@ from obdsup.worker.native import Image, Ring, code_name
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from obdsup.worker.native import Engine
-    from obdsup.worker.requests import ImageFiles, Request
+    from obdsup.worker.requests import ImageConfigFile, ImageFiles, Request
 
 __all__ = ["Device", "JobEnd", "attach", "close", "detach", "drop", "follow", "open_image"]
 
@@ -64,7 +64,8 @@ class Device:
 
     def describe_image(self) -> dict[str, object]:
         """The answer to ``prewarm``."""
-        return {"size_bytes": self.size_bytes, "is_writable": self.is_writable}
+        files = self.files.to_json() if self.files is not None else None
+        return {"size_bytes": self.size_bytes, "is_writable": self.is_writable, "files": files}
 
 
 def _close_image(device: Device) -> None:
@@ -87,11 +88,11 @@ def _ensure_open(device: Device, files: ImageFiles) -> None:
     device.size_bytes, device.is_writable = image.size_bytes, image.is_writable
 
 
-def open_image(device: Device, files: ImageFiles) -> JobEnd:
+def open_image(device: Device, files: ImageFiles | ImageConfigFile) -> JobEnd:
     """Opens the image as a follower, in place of another one of this device."""
     with device.lock:
         try:
-            _ensure_open(device, files)
+            _ensure_open(device, files.resolve())
         except ObdError as error:
             return JobEnd(Event.OPEN_FAILED, error)
     return JobEnd(Event.OPENED, answer=device.describe_image())
@@ -115,7 +116,7 @@ def attach(device: Device, engine: Engine, request: Request) -> JobEnd:
     )
     with device.lock:
         try:
-            _ensure_open(device, files)
+            _ensure_open(device, files.resolve())
         except ObdError as error:
             return JobEnd(Event.OPEN_FAILED, error)
         assert device.image is not None
@@ -193,7 +194,8 @@ def stat(device: Device, engine: Engine) -> dict[str, object]:
         "failed": device.failed or None,
         "in_flight": 0,
         "image": None,
-        **device.describe_image(),
+        "size_bytes": device.size_bytes,
+        "is_writable": device.is_writable,
     }
     if device.state is State.SERVING:
         code, row["in_flight"] = engine.stat(device.device_id)

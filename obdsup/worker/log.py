@@ -18,8 +18,9 @@ INFO, WARNING, ERROR = 6, 4, 3
 def event(name: str, level: int = INFO, **fields: object) -> None:
     """Writes one line; an unwritable log is not a reason to stop serving."""
     pairs = "".join(f" {key}={value}" for key, value in fields.items() if value is not None)
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    line = f"<{level}>{stamp} {name}{pairs}".replace("\n", " ") + "\n"
+    now_ms = time.time_ns() // 1_000_000
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now_ms // 1000))
+    line = f"<{level}>{stamp}.{now_ms % 1000:03d}Z {name}{pairs}".replace("\n", " ") + "\n"
     try:
         os.write(2, line.encode(errors="replace"))
     except OSError:

@@ -6,11 +6,12 @@ their job and report through ``_ends`` and the wake-up pipe; the engine has a th
 
 from __future__ import annotations
 
+import _thread
 import contextlib
+import functools
 import os
 import select
 import signal
-import threading
 import time
 from collections import deque
 
@@ -76,14 +77,14 @@ class Loop:
 
     def run(self) -> int:
         """Serves until ``stop`` or SIGTERM; returns the exit code."""
-        threading.stack_size(THREAD_STACK_BYTES)
+        _thread.stack_size(THREAD_STACK_BYTES)
         self._poll.register(self._wake_read, select.POLLIN)
         self._poll.register(self._listener, select.POLLIN)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._on_sigterm)
         for number in (signal.SIGINT, signal.SIGHUP):  # a terminal's business, not ours
             signal.signal(number, signal.SIG_IGN)
-        self._thread("engine", self._engine.run, self._on_engine_end)
+        self._thread(self._engine.run, self._on_engine_end)
         log.event("worker.started", id=self._id, pid=os.getpid(), release=obdsup.__version__)
         while self._exit_code is None:
             self._turn()
@@ -127,18 +128,24 @@ class Loop:
     def _on_sigterm(self, _number: int, _frame: object) -> None:
         self._terms += 1
 
-    def _thread(
-        self, name: str, work: Callable[[], object], on_end: Callable[[object], None]
-    ) -> None:
-        """Runs work() in a thread, then on_end(result) in the loop's thread."""
+    def _thread(self, work: Callable[[], object], on_end: Callable[[object], None]) -> None:
+        """Runs work() in a thread, then on_end(result) in the loop's thread.
+
+        A bug in work() is raised in the loop: the worker stops loudly, a successor takes over.
+        ``Thread.start`` would wait for the new thread to run: two switches more in a take-over.
+        """
 
         def body() -> None:
-            result = work()
-            self._ends.append(lambda: on_end(result))
+            try:
+                result = work()
+            except Exception as bug:  # noqa: BLE001 - raised again by the loop
+                self._ends.append(functools.partial(_raise, bug))
+            else:
+                self._ends.append(functools.partial(on_end, result))
             with contextlib.suppress(BlockingIOError):  # full: it is awake anyway
                 os.write(self._wake_write, b"j")
 
-        threading.Thread(target=body, name=name, daemon=True).start()
+        _thread.start_new_thread(body, ())
 
     def _on_engine_end(self, code: object) -> None:
         log.event("engine.ended", log.ERROR, reason=code_name(int(str(code))))
@@ -273,7 +280,7 @@ class Loop:
             self._reply(connection, request, JobEnd(Event.CLOSED, answer={"devices": rows}))
 
         self._set_busy(connection, is_busy=True)
-        self._thread("stats", lambda: [jobs.stat(device, self._engine) for device in asked], answer)
+        self._thread(lambda: [jobs.stat(device, self._engine) for device in asked], answer)
 
     def _stop(self) -> None:
         for device in self._devices.values():
@@ -334,7 +341,7 @@ class Loop:
             return jobs.open_image(device, request.image)
 
         self._enter(device, state)
-        self._thread(action.name.lower(), work, lambda end: self._on_job_end(device, end))
+        self._thread(work, lambda end: self._on_job_end(device, end))
 
     def _on_job_end(self, device: Device, end: object) -> None:
         assert isinstance(end, JobEnd)
@@ -371,9 +378,7 @@ class Loop:
         devices = self._followed()
         if devices and not self._is_following:
             self._is_following = True
-            self._thread(
-                "follow", lambda: [(d, jobs.follow(d)) for d in devices], self._on_followed
-            )
+            self._thread(lambda: [(d, jobs.follow(d)) for d in devices], self._on_followed)
 
     def _on_followed(self, results: object) -> None:
         self._is_following = False
@@ -427,3 +432,7 @@ _EVENTS = {
     "serve": Event.SERVE_ASKED,
     "drain": Event.DRAIN_ASKED,
 }
+
+
+def _raise(bug: Exception) -> None:
+    raise bug

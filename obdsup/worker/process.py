@@ -13,6 +13,7 @@ from obdsup.worker import log
 
 __all__ = ["protect", "relaunch_lean", "start_time_ticks"]
 
+NICE = -10  # whoever waits for our I/O must not be scheduled before us: take-overs on a busy host
 OOM_SCORE_ADJ = -999  # the kernel kills anything else first: the device's users wait on us
 
 
@@ -48,15 +49,19 @@ def start_time_ticks() -> int:
 
 
 def protect() -> None:
-    """Asks not to be chosen by the OOM killer and not to wait for our own I/O in reclaim.
+    """Asks to run before its users, to outlive an OOM, not to wait for our own I/O in reclaim.
 
-    Both need privileges; without them the worker serves all the same, and the log says so.
+    All need privileges; without them the worker serves all the same, and the log says so.
     """
     from obdsup.worker.native import set_io_flusher
 
     error = set_io_flusher()
     if error:
         log.event("process.io_flusher_refused", reason=os.strerror(error))
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
+    except OSError as refusal:
+        log.event("process.priority_refused", reason=refusal.strerror)
     try:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
             score.write(str(OOM_SCORE_ADJ))

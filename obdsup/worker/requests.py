@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from obdsup.state.messages import Packet
 
-__all__ = ["ImageFiles", "Request", "ServeOrder", "parse"]
+__all__ = ["ImageConfigFile", "ImageFiles", "Request", "ServeOrder", "parse"]
 
 MAX_LOWERS = 255
 MAX_TIMEOUT_MS = 24 * 3600 * 1000
@@ -29,6 +29,15 @@ class ImageFiles:
     def __init__(self, lowers: list[str], upper: tuple[str, str] | None) -> None:
         self.lowers, self.upper = lowers, upper
 
+    def resolve(self) -> ImageFiles:
+        """The files themselves: nothing is left to look up."""
+        return self
+
+    def to_json(self) -> dict[str, object]:
+        """As in a message."""
+        upper = {"data": self.upper[0], "index": self.upper[1]} if self.upper else None
+        return {"lowers": self.lowers, "upper": upper}
+
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, ImageFiles)
@@ -37,6 +46,28 @@ class ImageFiles:
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+
+class ImageConfigFile:
+    """An image named by its config.v1.json, which only ``prewarm`` takes: who asked keeps the
+    answer's files, so that a config edited later does not change a device.
+    """
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def resolve(self) -> ImageFiles:
+        """Reads the config; may wait for a disk.
+
+        Raises:
+            ConfigError: as obdsup.format.config.load.
+        """
+        from obdsup.format import config  # once per device, in one worker: not worth its memory
+
+        loaded = config.load(self.path)
+        return ImageFiles(loaded.lower_paths(), loaded.upper)
 
 
 class ServeOrder:
@@ -69,7 +100,7 @@ class Request:
         self.number: object = body.get("id")
         self.op: str = _get(body, "op", str)
         self.device = ""
-        self.image: ImageFiles | None = None
+        self.image: ImageFiles | ImageConfigFile | None = None
         self.serve: ServeOrder | None = None
         self.timeout_ms = 0
         if self.op not in _OPS:
@@ -77,7 +108,7 @@ class Request:
         if self.op in _DEVICE_OPS or (self.op in _OPTIONAL_DEVICE_OPS and "device" in body):
             self.device = _name(body)
         if self.op in ("prewarm", "serve"):
-            self.image = _image(body)
+            self.image = _image(body, may_be_config=self.op == "prewarm")
         if self.op == "drain":
             self.timeout_ms = _number(body, "timeout_ms", 0, MAX_TIMEOUT_MS)
         if self.op == "serve":
@@ -140,8 +171,10 @@ def _path(value: object, key: str) -> str:
     return value
 
 
-def _image(body: dict[str, Any]) -> ImageFiles:
+def _image(body: dict[str, Any], *, may_be_config: bool) -> ImageFiles | ImageConfigFile:
     image = _get(body, "image", dict)
+    if may_be_config and "config" in image:
+        return ImageConfigFile(_path(image["config"], "image.config"))
     lowers = [_path(p, "image.lowers") for p in _get(image, "lowers", list)]
     if len(lowers) > MAX_LOWERS:
         raise ConfigError(f"image.lowers: expected at most {MAX_LOWERS}, found {len(lowers)}")
