@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import threading
 import time
@@ -15,7 +16,7 @@ from obdsup.state.database import Database
 from obdsup.state.device import DeviceRow, check_name
 from obdsup.supervisor.device import Device, Progress
 from obdsup.supervisor.device_machine import DeviceEvent, DeviceState
-from obdsup.supervisor.image_config import ImageConfig, read_image_config
+from obdsup.supervisor.image_files import ImageFiles
 from obdsup.supervisor.provider import Providers
 from obdsup.supervisor.record import Record
 from obdsup.supervisor.service_machine import ServiceState
@@ -147,16 +148,16 @@ class Devices:
         progress: Progress,
     ) -> DeviceRow:
         """Everything that can be checked before anything is made."""
-        config = read_image_config(image)
         settings = self._context.settings
         folder = settings.device_state_dir(name)
         shutil.rmtree(folder, ignore_errors=True)  # debris of an earlier device: it has no row
         progress("opening the image")
-        image_bytes = self._image_size(name, config)
-        data, index = config.upper or (None, None)
-        if config.upper is None and is_writable:
+        files = self._open_config(name, image)
+        image_bytes = files.size_bytes
+        data, index = files.upper or (None, None)
+        own_upper = files.upper is None and is_writable
+        if own_upper:
             data, index = (str(folder / "upper" / part) for part in (DATA_NAME, INDEX_NAME))
-        own_upper = config.upper is None and is_writable
         size = size_bytes if size_bytes is not None else image_bytes
         if not size:
             raise ConfigError(f"device {name} has no size", hint="give --size")
@@ -164,22 +165,20 @@ class Devices:
             raise ConfigError(f"size {size} does not fit: the image has {image_bytes} bytes")
         _check_size(size)
         return DeviceRow(
-            name=name, uuid=str(uuid.uuid4()), image=image, lowers=config.lowers, upper_data=data,
+            name=name, uuid=str(uuid.uuid4()), image=image, lowers=files.lowers, upper_data=data,
             upper_index=index, size_bytes=size, provider=provider, provider_ids={},
             phase=DeviceState.PLANNED.value, created=time.time(),
         )  # fmt: skip
 
-    def _image_size(self, name: str, config: ImageConfig) -> int:
-        """Asks a standby, which thereby validates the image; 0 when there is nothing to ask."""
-        if not config.lowers and config.upper is None:
-            return 0
-        upper = {"data": config.upper[0], "index": config.upper[1]} if config.upper else None
-        message: dict[str, object] = {"lowers": list(config.lowers), "upper": upper}
-        answer = self._context.fleet.open_image(name, message)
-        size = answer.get("size_bytes")
-        if not isinstance(size, int):
-            raise ConfigError(f"the worker did not say how large {name} is")
-        return size
+    def _open_config(self, name: str, image: str) -> ImageFiles:
+        """Has a standby read the config and open what it names, which validates all of it.
+
+        Raises:
+            ConfigError, FormatError: what is wrong with the config or one of its files.
+        """
+        if not os.path.isabs(image):
+            raise ConfigError(f"image {image!r} is not an absolute path")
+        return ImageFiles.of_answer(self._context.fleet.open_image(name, {"config": image}))
 
     def _add(self, row: DeviceRow) -> Device:
         context = self._context

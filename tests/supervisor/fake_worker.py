@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from obdsup.errors import AlreadyServed, FormatError, NativeError, ObdError, StateError
+from obdsup.format import config
 from obdsup.state import messages
 from obdsup.state.journal import JournalReader, crc32c
 from obdsup.state.process import identify
@@ -53,6 +54,10 @@ class FakeWorker:
 
     def answer(self, body: dict[str, Any], fds: list[int]) -> tuple[dict[str, Any], list[int]]:
         op = str(body["op"])
+        if "config" in body.get("image", {}):
+            named = config.load(body["image"]["config"])
+            upper = {"data": named.upper[0], "index": named.upper[1]} if named.upper else None
+            body["image"] = {"lowers": named.lower_paths(), "upper": upper}
         if "image" in body and body["image"]["lowers"]:
             self.folder = Path(body["image"]["lowers"][0]).parent
         self.misbehave(op)
@@ -72,7 +77,9 @@ class FakeWorker:
         }, out  # fmt: skip
 
     def op_prewarm(self, body: dict[str, Any], fds: list[int]) -> tuple[dict[str, Any], list[int]]:
-        return {"size_bytes": SIZE_BYTES, "is_writable": body["image"]["upper"] is not None}, []
+        image = body["image"]
+        is_writable = image["upper"] is not None
+        return {"size_bytes": SIZE_BYTES, "is_writable": is_writable, "files": image}, []
 
     def op_forget(self, body: dict[str, Any], fds: list[int]) -> tuple[dict[str, Any], list[int]]:
         return {}, []
