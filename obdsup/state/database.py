@@ -12,6 +12,7 @@ import logging
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -23,6 +24,7 @@ __all__ = ["SCHEMA_VERSION", "Database", "Write"]
 
 Write = Callable[[sqlite3.Connection], object]
 BATCH_MAX = 256
+GATHER_S = 0.01  # what nobody waits for is written a moment later, when a take-over is over
 log = logging.getLogger(__name__)
 
 
@@ -99,6 +101,8 @@ class Database:
     def _run(self) -> None:
         while True:
             batch = [self._queue.get()]
+            if batch[0] is not None and batch[0][1] is None:
+                time.sleep(GATHER_S)
             while batch[-1] is not None and len(batch) < BATCH_MAX:
                 try:
                     batch.append(self._queue.get_nowait())
