@@ -15,6 +15,7 @@
 #define CHUNK_RECORDS	  4096u
 #define WRITE_MAX_RECORDS 64u /* one write: 512 MiB; the kernel sends 512 KiB at most */
 #define SLOTS		  64u
+#define TURNS		  64u /* so many writers wait without waking each other */
 
 struct obd_upper {
 	struct obd_file data;
@@ -27,13 +28,13 @@ struct obd_upper {
 	struct obd_map map;
 
 	pthread_mutex_t commit;
-	pthread_cond_t turn_passed;
-	uint64_t index_end;	    /* bytes of the index file that are in the map */
-	uint64_t data_end;	    /* where the next extent begins */
-	uint64_t committed_sectors; /* end of the furthest extent a record names */
-	uint64_t next_ticket;	    /* extents are reserved ... */
-	uint64_t turn;		    /* ... and committed in this order */
-	uint64_t *reserved;	    /* borrowed while writing */
+	pthread_cond_t turn_came[TURNS]; /* by ticket: a commit wakes the next writer, not all */
+	uint64_t index_end;		 /* bytes of the index file that are in the map */
+	uint64_t data_end;		 /* where the next extent begins */
+	uint64_t committed_sectors;	 /* end of the furthest extent a record names */
+	uint64_t next_ticket;		 /* extents are reserved ... */
+	uint64_t turn;			 /* ... and committed in this order */
+	uint64_t *reserved;		 /* borrowed while writing */
 	bool is_writing;
 	uint64_t torn_bytes_cut;
 
@@ -120,8 +121,10 @@ static int init_locks(struct obd_upper *upper)
 	int rc;
 
 	if (pthread_mutex_init(&upper->commit, NULL) || pthread_mutex_init(&upper->flush, NULL) ||
-	    pthread_cond_init(&upper->turn_passed, NULL) || pthread_rwlockattr_init(&attr))
+	    pthread_rwlockattr_init(&attr))
 		return OBD_E_NOMEM;
+	for (uint32_t i = 0; i < TURNS; i++)
+		pthread_cond_init(&upper->turn_came[i], NULL);
 	/* a stream of readers must not starve the writer */
 	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
 	rc = pthread_rwlock_init(&upper->map_lock, &attr) ? OBD_E_NOMEM : 0;
@@ -168,7 +171,8 @@ void obd_upper_destroy(struct obd_upper *upper)
 	pthread_rwlock_destroy(&upper->map_lock);
 	pthread_mutex_destroy(&upper->commit);
 	pthread_mutex_destroy(&upper->flush);
-	pthread_cond_destroy(&upper->turn_passed);
+	for (uint32_t i = 0; i < TURNS; i++)
+		pthread_cond_destroy(&upper->turn_came[i]);
 	free(upper);
 }
 
@@ -438,13 +442,25 @@ out:
 	return rc;
 }
 
+/* With `commit` held, as pass_turn: until every extent reserved before `ticket` is committed. */
+static void wait_turn(struct obd_upper *upper, uint64_t ticket)
+{
+	while (upper->turn != ticket)
+		pthread_cond_wait(&upper->turn_came[ticket % TURNS], &upper->commit);
+}
+
+static void pass_turn(struct obd_upper *upper)
+{
+	upper->turn++;
+	pthread_cond_broadcast(&upper->turn_came[upper->turn % TURNS]);
+}
+
 void obd_upper_stop_writing(struct obd_upper *upper)
 {
 	pthread_mutex_lock(&upper->commit);
 	if (upper->is_writing) {
 		upper->is_writing = false; /* no new extents; wait for those under way */
-		while (upper->turn != upper->next_ticket)
-			pthread_cond_wait(&upper->turn_passed, &upper->commit);
+		wait_turn(upper, upper->next_ticket);
 		upper->reserved = NULL;
 		set_lock(upper, F_UNLCK);
 	}
@@ -600,16 +616,14 @@ int obd_upper_write(struct obd_upper *upper, uint64_t lba, uint32_t sector_cnt,
 	encode_records(lba, sector_cnt, at / 512, false, upper->tag, records);
 
 	pthread_mutex_lock(&upper->commit);
-	while (upper->turn != ticket)
-		pthread_cond_wait(&upper->turn_passed, &upper->commit);
+	wait_turn(upper, ticket);
 	if (!rc)
 		rc = commit_records(upper, records, cnt, info);
 	if (!rc)
 		upper->committed_sectors = (at + length) / 512;
 	else if (upper->data_end == at + length)
 		upper->data_end = at; /* the last extent, and nothing of it counts */
-	upper->turn++;
-	pthread_cond_broadcast(&upper->turn_passed);
+	pass_turn(upper);
 	pthread_mutex_unlock(&upper->commit);
 
 	if (!rc && (flags & OBD_WRITE_FUA))
