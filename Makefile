@@ -33,6 +33,7 @@ demo: setup
 	@$(VENV)/python -m chaos.demo
 
 test: setup
+	@$(VENV)/python -m guest prepare
 	@$(VENV)/python -m pytest
 
 check: setup
@@ -40,6 +41,16 @@ check: setup
 	@$(MAKE) -s -C native format-check
 	@$(MAKE) -s -C native test SAN=asan
 	@$(MAKE) -s -C native test SAN=tsan
+	@$(MAKE) -s -C native fuzz
+	@$(VENV)/python native/fuzz/make_seeds.py build/fuzz-seeds
+	@for target in zfile lsmt upper; do \
+	  mkdir -p build/fuzz-corpus/$$target && \
+	  packaging/quietly.sh .setup/fuzz-$$target.log native/build/fuzz/fuzz_$$target \
+	    -max_total_time=$${FUZZ_SECONDS:-15} -artifact_prefix=build/fuzz-corpus/ \
+	    build/fuzz-corpus/$$target build/fuzz-seeds/$$target && \
+	  echo "fuzz $$target: $$(grep -o 'Done .*' .setup/fuzz-$$target.log)" || exit 1; \
+	done
+	@$(VENV)/python -m pytest -q tests/model
 
 kernel: setup
 	@$(VENV)/python -m guest prepare
