@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import eventually
+from obdsup.state.journal import JournalCounters, JournalReader
+from tests.conftest import REPO, eventually
 from tests.integration.service import Service, is_alive
 
 pytestmark = [pytest.mark.integration]
@@ -31,11 +32,12 @@ def service() -> Iterator[Service]:
 
 
 @pytest.fixture
-def image(vectors: Path, tmp_path: Path) -> Path:
-    """A stack of three LZ4 layers."""
-    text = (vectors / "stack" / "config.lz4.3.json").read_text()
+def image(tmp_path: Path) -> Path:
+    """A stack of three compressed layers."""
+    folder = REPO / "tests" / "golden" / "mini"
+    text = (folder / "config.m.json").read_text()
     path = tmp_path / "config.v1.json"
-    path.write_text(text.replace("@VECTORS@", str(vectors)))
+    path.write_text(text.replace("@GOLDEN@", str(folder)))
     return path
 
 
@@ -47,6 +49,15 @@ def create(service: Service, image: Path, name: str = "a") -> dict[str, Any]:
 def is_served_by_another(service: Service, pid: int, name: str = "a") -> bool:
     shown = service.show(name)
     return shown["phase"] == "online" and shown["worker"]["pid"] != pid
+
+
+def journal_counters(journal: str) -> JournalCounters:
+    """What the workers wrote down, without asking any process."""
+    fd = os.open(journal, os.O_RDONLY)
+    try:
+        return JournalReader(fd, journal).counters()
+    finally:
+        os.close(fd)
 
 
 def commands_go_on(service: Service, name: str = "a") -> None:
@@ -83,7 +94,10 @@ def test_kills_under_checked_load_lose_nothing(service: Service, image: Path) ->
 def test_supervisor_killed_alone_stops_no_command(service: Service, image: Path) -> None:
     create(service, image)
     pid = service.worker_pid("a")
+    journal = str(service.show("a")["journal"])
     service.kill_supervisor()
+    at_kill = journal_counters(journal).completed
+    eventually(lambda: journal_counters(journal).completed > at_kill + 1000, 20)
     assert is_alive(pid)
     service.start()
     assert service.worker_pid("a") == pid
@@ -122,14 +136,46 @@ def test_handovers_under_load_lose_nothing(service: Service, image: Path) -> Non
     verified(service)
 
 
-def test_a_journal_that_is_gone_means_reset_and_service(service: Service, image: Path) -> None:
+def stop_with_commands_in_flight(service: Service, journal: str) -> int:
+    """Stops the worker at a moment when it has commands in flight; returns its pid."""
+    pid = service.worker_pid("a")
+
+    def is_caught() -> bool:
+        os.kill(pid, signal.SIGSTOP)
+        if journal_counters(journal).in_flight > 0:
+            return True
+        os.kill(pid, signal.SIGCONT)
+        return False
+
+    eventually(is_caught, 20)
+    return pid
+
+
+@pytest.mark.parametrize(
+    ("offset", "damage"),
+    [
+        (0, b"NOTOURS\0"),  # magic
+        (8, b"\xff\0\0\0"),  # of a later release
+        (16, bytes(16)),  # of another boot
+        (32, bytes(16)),  # of another device
+        (124, bytes(4)),  # torn: the crc of the header
+        (None, b""),  # lost: cut to nothing
+    ],
+)
+def test_a_journal_that_can_not_be_trusted_means_reset_and_service(
+    service: Service, image: Path, offset: int | None, damage: bytes
+) -> None:
     create(service, image)
     service.wait_for_standby()
     commands_go_on(service)
-    pid = service.worker_pid("a")
-    os.kill(pid, signal.SIGSTOP)
-    with Path(service.show("a")["journal"]).open("r+b") as journal:
-        journal.write(b"NOTOURS\0")
+    journal = str(service.show("a")["journal"])
+    pid = stop_with_commands_in_flight(service, journal)
+    with Path(journal).open("r+b") as file:
+        if offset is None:
+            file.truncate(0)
+        else:
+            file.seek(offset)
+            file.write(damage)
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: is_served_by_another(service, pid), 20)
     commands_go_on(service)
