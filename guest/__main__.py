@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from guest import kernel, machine
-from guest.problem import GuestError
+from guest.problem import GuestError, GuestLockup
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
 _BUILD = _CHECKOUT / "build" / "guest"
@@ -86,7 +86,11 @@ def main(arguments: list[str] | None = None) -> int:
             environment=_environment(options.env),
             copy_back=tuple(path.absolute() for path in options.copy_back),
         )
-        return machine.run(request, image, options.result).status
+        try:
+            return machine.run(request, image, options.result).status
+        except GuestLockup as lockup:
+            _say(f"guest: {lockup}\nguest: booting once more")
+            return machine.run(request, image, options.result).status
     except GuestError as error:
         _say(f"guest: {error}")
         return _EXIT_GUEST_FAILED

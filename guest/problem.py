@@ -5,11 +5,19 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-__all__ = ["GuestError", "run_logged"]
+__all__ = ["GuestError", "GuestLockup", "run_logged"]
 
 
 class GuestError(Exception):
     """Says which step failed and shows the end of its log."""
+
+
+class GuestLockup(GuestError):
+    """The guest's CPUs span in its kernel for two minutes and the kernel's watchdog ended it.
+
+    Seen once, as runc started: both CPUs in the kernel, waiting for each other. The cause is not
+    known; the message holds the trace.
+    """
 
 
 def run_logged(command: list[str], log: Path, *, cwd: Path | None = None, stdin: str = "") -> None:
