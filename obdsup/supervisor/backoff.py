@@ -21,7 +21,7 @@ class Backoff:
     free_failures: int = 3
     first_s: float = 0.1
     longest_s: float = 15.0
-    burst_max: int = 30
+    burst_max: int = 60  # twice the 2,000 kills in ten minutes that a campaign makes
     window_s: float = 10.0
     fruitless: int = 0
     _deaths: deque[float] = field(default_factory=deque)
