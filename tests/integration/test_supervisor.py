@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +18,8 @@ pytestmark = [pytest.mark.integration]
 
 
 @pytest.fixture
-def service() -> Iterator[Service]:
-    root = Path(tempfile.mkdtemp(prefix="obdI"))  # short: socket names are limited
-    made = Service(root, "load")
-    made.start()
-    made.wait_for_standby()
-    yield made
-    made.close()
-    shutil.rmtree(root)
+def service(load_service: Service) -> Service:
+    return load_service
 
 
 @pytest.fixture
