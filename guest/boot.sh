@@ -6,11 +6,16 @@ export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/r
 mkdir -p /dev/pts /dev/shm
 mount -t sysfs sysfs /sys
 mount -t devpts devpts /dev/pts
+# the checkout stays in reach when the fresh /tmp or /run hides it
+cwd=$(cat /result/cwd.path)
+mkdir -p /.checkout
+mount --bind "$cwd" /.checkout
 mount -t tmpfs -o size=30% tmpfs /dev/shm
 mount -t tmpfs -o size=75% tmpfs /tmp
 mount -t tmpfs -o size=30% tmpfs /run
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 chmod 1777 /tmp /dev/shm
+[ -d "$cwd" ] || { mkdir -p "$cwd" && mount --bind /.checkout "$cwd"; }
 mkdir -p /run/lock
 mkdir -p /lib/modules
 mount --bind "$(cat /result/modules.path)" /lib/modules

@@ -59,6 +59,7 @@ def _write_orders(request: Request, kernel: Kernel, result: Path) -> None:
         (result / name).unlink(missing_ok=True)
     shutil.rmtree(result / "back", ignore_errors=True)
     shutil.copy2(_HERE / "boot.sh", result / "boot.sh")
+    (result / "cwd.path").write_text(f"{request.cwd}\n")
     (result / "modules.path").write_text(f"{kernel.modules.resolve()}\n")
     (result / "back.paths").write_text("".join(f"{path}\n" for path in request.copy_back))
     exports = "".join(
