@@ -16,11 +16,13 @@ from typing import Any
 from guest.checks.real_worker import RealWorker, open_journal
 from guest.checks.report import named_checks, run_checks
 from obdsup.format.upper_writer import create_upper
+from obdsup.state.journal import JournalReader
 from obdsup.supervisor.provider.base import DeviceGeometry, ProviderIds, RingHandle
 from obdsup.supervisor.provider.tcmu import TcmuProvider
 
 SIZE_BYTES = 256 << 20
 LEAST_KILLS = 3
+AIM_S = 2.0
 
 
 class ServedDevice:
@@ -61,6 +63,12 @@ class ServedDevice:
         return self.worker.serve(
             self.geometry, self.image, self.handle, self.journal_fd, self.generation, mode
         )
+
+    def wait_in_flight(self, timeout_s: float) -> None:
+        """Returns when the worker has a command in flight, or the time is up."""
+        journal, deadline = JournalReader(self.journal_fd), time.monotonic() + timeout_s
+        while not journal.counters().in_flight and time.monotonic() < deadline:
+            pass
 
     def kill_and_take_over(self) -> tuple[dict[str, Any], float]:
         """Returns the answer to ``serve`` and the seconds from the kill to it."""
@@ -127,7 +135,7 @@ def check_worker_serves_ext4(folder: Path) -> None:
 
 
 def check_kills_under_verified_load_lose_nothing(folder: Path) -> None:
-    """fio verifies what it reads; kills come at random moments while it runs."""
+    """fio verifies what it reads; kills meet commands in flight while it runs."""
     chance = random.Random(7)
     with _served("load", folder) as device:
         job = subprocess.Popen(
@@ -135,7 +143,7 @@ def check_kills_under_verified_load_lose_nothing(folder: Path) -> None:
                 "fio", "--name=verify", f"--filename={device.node}", "--direct=1",
                 "--rw=randwrite", "--bsrange=4k-64k", "--ioengine=libaio", "--iodepth=32",
                 "--size=64m", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1",
-                "--verify_backlog=256", "--loops=2", "--eta=never",
+                "--verify_backlog=256", "--loops=3", "--eta=never",
             ],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder,
         )  # fmt: skip
@@ -146,6 +154,7 @@ def check_kills_under_verified_load_lose_nothing(folder: Path) -> None:
                     job.wait(chance.uniform(0.2, 1.0))
                 if job.poll() is not None:
                     break
+                device.wait_in_flight(AIM_S)
                 answer, took_s = device.kill_and_take_over()
                 print(f"  {took_s * 1000:.1f} ms, recovered {answer['recovered']}", flush=True)
                 recovered += answer["recovered"]
