@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -64,11 +65,19 @@ class ServedDevice:
             self.geometry, self.image, self.handle, self.journal_fd, self.generation, mode
         )
 
-    def wait_in_flight(self, timeout_s: float) -> None:
-        """Returns when the worker has a command in flight, or the time is up."""
+    def stop_in_flight(self, timeout_s: float) -> bool:
+        """Stops the worker at a moment when it has commands in flight; False when none came."""
         journal, deadline = JournalReader(self.journal_fd), time.monotonic() + timeout_s
-        while not journal.counters().in_flight and time.monotonic() < deadline:
-            pass
+        pid = self.worker.pid
+        while time.monotonic() < deadline:
+            os.kill(pid, signal.SIGSTOP)
+            while Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "T":
+                pass
+            if journal.counters().in_flight:
+                return True
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(0.003)
+        return False
 
     def kill_and_take_over(self) -> tuple[dict[str, Any], float]:
         """Returns the answer to ``serve`` and the seconds from the kill to it."""
@@ -154,7 +163,7 @@ def check_kills_under_verified_load_lose_nothing(folder: Path) -> None:
                     job.wait(chance.uniform(0.2, 1.0))
                 if job.poll() is not None:
                     break
-                device.wait_in_flight(AIM_S)
+                device.stop_in_flight(AIM_S)
                 answer, took_s = device.kill_and_take_over()
                 print(f"  {took_s * 1000:.1f} ms, recovered {answer['recovered']}", flush=True)
                 recovered += answer["recovered"]
