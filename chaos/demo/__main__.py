@@ -15,11 +15,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from chaos.demo import guest, image
+from chaos.demo import guest
 from chaos.demo.course import Options, run_course
-from chaos.demo.problem import REPO, DemoError, say
 from chaos.demo.report import Outcome, print_table, problems, to_json
 from chaos.demo.schedule import Rhythm
+from chaos.rig import image
+from chaos.rig.problem import REPO, RigError, say
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
@@ -36,7 +37,7 @@ def main(arguments: list[str]) -> int:
         if options.provider == "tcmu" and not guest.has_tcmu():
             return _in_guest(options)
         return _here(options, demo_image)
-    except DemoError as error:
+    except RigError as error:
         say(f"demo: FAILED: {error}")
         return EXIT_FAILED
     except KeyboardInterrupt:
@@ -62,7 +63,7 @@ def _here(options: argparse.Namespace, demo_image: image.DemoImage) -> int:
             demo_image,
             outcome,
         )
-    except DemoError as error:
+    except RigError as error:
         failure = str(error)
     print_table(outcome, Console(width=100, height=100), failure)
     options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from chaos.demo.latency import Operation
+from chaos.rig.latency import Operation
 
 __all__ = ["ERRORS_UNTIL_GIVING_UP", "Checker"]
 

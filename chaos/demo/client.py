@@ -13,8 +13,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from chaos.demo.checker import ERRORS_UNTIL_GIVING_UP, Checker
-from chaos.demo.latency import Operation
 from chaos.demo.ledger import Ledger, Verdict
+from chaos.rig.latency import Operation
 
 __all__ = ["FAILURES", "Client", "connect", "read_back", "wait_answering"]
 

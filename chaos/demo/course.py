@@ -16,18 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chaos.demo import client, report
-from chaos.demo.container import Container
-from chaos.demo.counters import DeviceJournal
-from chaos.demo.image import DemoImage
-from chaos.demo.kernel_log import KernelLog, offending
-from chaos.demo.kills import Killer, LandedKill
-from chaos.demo.latency import stall_ns
 from chaos.demo.ledger import Ledger
-from chaos.demo.mount import Mount
-from chaos.demo.node import Node, wait_until
-from chaos.demo.problem import DemoError, say
 from chaos.demo.schedule import PlannedKill, Rhythm, plan
 from chaos.demo.workload import Workload
+from chaos.rig.container import Container
+from chaos.rig.counters import DeviceJournal
+from chaos.rig.image import DemoImage
+from chaos.rig.kernel_log import KernelLog, offending
+from chaos.rig.kills import Killer, LandedKill
+from chaos.rig.latency import stall_ns
+from chaos.rig.mount import Mount
+from chaos.rig.node import Node, wait_until
+from chaos.rig.problem import RigError, say
 
 __all__ = ["Options", "run_course"]
 
@@ -55,7 +55,7 @@ def run_course(options: Options, image: DemoImage, outcome: report.Outcome) -> N
     """Carries out one run and notes in ``outcome`` what happened, as far as it came.
 
     Raises:
-        DemoError: a step could not be carried out; everything is taken down all the same.
+        RigError: a step could not be carried out; everything is taken down all the same.
     """
     outcome.seed = options.seed
     outcome.kernel = os.uname().release
@@ -142,7 +142,7 @@ class _Course:
         try:
             client.wait_answering(self._socket, self._container.check, self._options.patience_s)
         except TimeoutError as error:
-            raise DemoError(f"{error}; {self._container.log_end()}") from error
+            raise RigError(f"{error}; {self._container.log_end()}") from error
 
     def _load_and_kill(self) -> None:
         probe = self._mount.folder / self._image.probe_inside
@@ -184,7 +184,7 @@ class _Course:
             pending = killer.kill(planned.kind)
             self._outcome.kills.append(pending)
             if not self._container.check():
-                raise DemoError(f"the container ended: {self._container.log_end()}")
+                raise RigError(f"the container ended: {self._container.log_end()}")
         _wait_until_time(started + self._options.seconds)
         self._tell(pending, started, workload)
         killer.wait_ready()
@@ -200,7 +200,7 @@ class _Course:
     def _tell(self, kill: LandedKill | None, started: float, workload: Workload) -> None:
         if kill is None:
             return
-        with contextlib.suppress(DemoError):  # an operation that hangs shows up when it is ended
+        with contextlib.suppress(RigError):  # an operation that hangs shows up when it is ended
             wait_until(lambda: workload.has_passed(kill.served_ns), TELL_TIMEOUT_S, "operations")
         stall_ms = stall_ns(workload.recent(), kill.killed_ns, kill.served_ns) / 1e6
         back_ms = (kill.served_ns - kill.killed_ns) / 1e6
@@ -252,7 +252,7 @@ class _Course:
         try:
             wrong = client.read_back(self._socket, self._ledger, self._options.patience_s)
         except client.FAILURES as error:
-            raise DemoError(f"reading back failed: {error}") from error
+            raise RigError(f"reading back failed: {error}") from error
         self._outcome.lost_or_stale += wrong
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from chaos.demo.problem import REPO, DemoError, run
+from chaos.rig.problem import REPO, RigError, run
 
 __all__ = ["has_tcmu", "run_in_guest"]
 
@@ -46,6 +46,6 @@ def _has_module(name: str) -> bool:
         return True
     try:
         run(["modprobe", "--dry-run", "--quiet", name], what=f"look for {name}")
-    except DemoError:
+    except RigError:
         return False
     return True

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from chaos.demo.checker import ERRORS_UNTIL_GIVING_UP, Checker
-from chaos.demo.latency import Operation
+from chaos.rig.latency import Operation
 
 __all__ = ["DirectReader"]
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.table import Table
 
-from chaos.demo.kills import LandedKill
-from chaos.demo.latency import Operation, Summary, stall_ns, summarize
-from chaos.demo.schedule import Kind
+from chaos.rig.kills import Kind, LandedKill
+from chaos.rig.latency import Operation, Summary, stall_ns, summarize
 
 __all__ = ["Outcome", "print_table", "problems", "to_json"]
 

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import enum
 import random
 from dataclasses import dataclass
 
-__all__ = ["Kind", "PlannedKill", "Rhythm", "plan"]
+from chaos.rig.kills import Kind
+
+__all__ = ["PlannedKill", "Rhythm", "plan"]
 
 JITTER_SHARE = 0.3
 LAST_KILL_BEFORE_END_S = 0.5
-
-
-class Kind(enum.Enum):
-    """Who dies."""
-
-    WORKER = "worker"
-    SUPERVISOR = "supervisor"
-    BOTH = "both"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from chaos.demo.checker import Checker
 from chaos.demo.client import Client
-from chaos.demo.latency import Operation
 from chaos.demo.ledger import Ledger
-from chaos.demo.problem import DemoError
 from chaos.demo.reader import DirectReader
+from chaos.rig.latency import Operation
+from chaos.rig.problem import RigError
 
 __all__ = ["Workload"]
 
@@ -52,7 +52,7 @@ class Workload:
         """Lets each thread finish the operation it is in. Fine to call again.
 
         Raises:
-            DemoError: an operation does not end: its I/O hangs.
+            RigError: an operation does not end: its I/O hangs.
         """
         for thread in self._threads:
             thread.stop()
@@ -60,7 +60,7 @@ class Workload:
             if thread.ident is not None:
                 thread.join(self._patience_s)
             if thread.is_alive():
-                raise DemoError(f"{thread.name} hangs in an operation")
+                raise RigError(f"{thread.name} hangs in an operation")
 
     def recent(self) -> list[Operation]:
         """The latest operations of every thread."""

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from chaos.demo.latency import summarize
-from chaos.demo.problem import REPO, DemoError, say
-from chaos.demo.schedule import Kind
+from chaos.rig.kills import Kind
+from chaos.rig.latency import summarize
+from chaos.rig.problem import REPO, RigError, say
 from chaos.stall.rig import LoadRig
 
 MIXED_LOAD = "--qd 8 --read-percent 70 --max-sectors 16 --flush-percent 0"
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
         for row in _measure(options):
             rows.append(row)
             say(_line(row))
-    except DemoError as error:
+    except RigError as error:
         say(f"stall: FAILED: {error}")
         return 1
     options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def _kills(options: argparse.Namespace, kind: Kind, count: int, history: int, lo
             recovered += landed.recovered
             hits += landed.hit_in_flight
     if not hits and load != READ_LOAD:  # cached reads alone are rarely in flight for long
-        raise DemoError(f"none of {count} kills ({kind.value}) hit a command in flight")
+        raise RigError(f"none of {count} kills ({kind.value}) hit a command in flight")
     row = _row(f"{kind.value} killed", load, history, stalls_ns, rig)
     return {**row, "recovered_in_flight": recovered, "hit_in_flight": hits}
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from chaos.demo.counters import DeviceJournal
-from chaos.demo.kills import Killer
-from chaos.demo.node import Node, wait_until
-from chaos.demo.problem import DemoError
+from chaos.rig.counters import DeviceJournal
+from chaos.rig.kills import Killer
+from chaos.rig.node import Node, wait_until
+from chaos.rig.problem import RigError
 from chaos.stall.prior_writes import append_history
 from chaos.stall.ring_gaps import RingGaps
 
@@ -72,7 +72,7 @@ class LoadRig:
         """One planned hand-over of the device.
 
         Raises:
-            DemoError: it did not happen.
+            RigError: it did not happen.
         """
         self.node.obdsup("device", "handover", DEVICE)
 
@@ -99,5 +99,5 @@ class LoadRig:
         report: dict[str, Any] = json.loads(path.read_text())
         wrong = {key: report[key] for key in _ZEROS if report[key]}
         if wrong or report.get("broken"):
-            raise DemoError(f"the load's checker found: {wrong}, broken: {report.get('broken')}")
+            raise RigError(f"the load's checker found: {wrong}, broken: {report.get('broken')}")
         return report

@@ -6,7 +6,7 @@ import os
 import socket
 from pathlib import Path
 
-from chaos.demo.problem import DemoError
+from chaos.rig.problem import RigError
 
 __all__ = ["RingGaps"]
 
@@ -27,11 +27,11 @@ class RingGaps:
         """Gaps of a millisecond and more since last asked: [start, end) CLOCK_MONOTONIC ns.
 
         Raises:
-            DemoError: ringd answers something else.
+            RigError: ringd answers something else.
         """
         lines = self._ask("gaps").splitlines()
         if not lines or not lines[0].startswith("ok"):
-            raise DemoError(f"ringd at {self._path} gave no gaps: {lines[:1]}")
+            raise RigError(f"ringd at {self._path} gave no gaps: {lines[:1]}")
         return [(int(start), int(end)) for start, end in (line.split() for line in lines[1:])]
 
     def _ask(self, request: str) -> str:

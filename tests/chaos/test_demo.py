@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from chaos.demo.process import processes_naming
+from chaos.rig.process import processes_naming
 
 REPO = Path(__file__).resolve().parents[2]
 SHORT = ["--seed", "1", "--provider", "fuse", "--worker-every", "1", "--supervisor-every", "4"]

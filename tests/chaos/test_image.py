@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from chaos.demo import image
-from chaos.demo.problem import DemoError
+from chaos.rig import image
+from chaos.rig.problem import RigError
 
 
 def _tree(folder: Path, files: dict[str, bytes]) -> Path:
@@ -36,7 +36,7 @@ def test_directories_of_the_base_are_not_made_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["two words", 'quo"te', "line\nbreak"])
 def test_name_that_debugfs_would_misread_is_refused(tmp_path: Path, name: str) -> None:
     tree = _tree(tmp_path / "tree", {name: b""})
-    with pytest.raises(DemoError, match="file name"):
+    with pytest.raises(RigError, match="file name"):
         list(image.debugfs_commands(tree, tmp_path))
 
 
@@ -61,5 +61,5 @@ def test_tree_that_lacks_redis_is_noticed(tmp_path: Path) -> None:
     base = _tree(tmp_path / "base", {"bin/busybox": b"base"})
     disk = tmp_path / "disk.raw"
     image._make_disk(disk, base)
-    with pytest.raises(DemoError, match="did not write redis"):
+    with pytest.raises(RigError, match="did not write redis"):
         image._add_tree(disk, _tree(tmp_path / "above", {"etc/x": b""}), base)

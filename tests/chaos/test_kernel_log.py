@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chaos.demo.kernel_log import offending
+from chaos.rig.kernel_log import offending
 
 TROUBLE = [
     "I/O error, dev loop3, sector 128 op 0x1:(WRITE) flags 0x800 phys_seg 1 prio class 2",

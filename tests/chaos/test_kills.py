@@ -10,12 +10,11 @@ from dataclasses import replace
 
 import pytest
 
-from chaos.demo.counters import Counters
-from chaos.demo.kills import Killer
-from chaos.demo.node import wait_until
-from chaos.demo.problem import DemoError
-from chaos.demo.process import Process
-from chaos.demo.schedule import Kind
+from chaos.rig.counters import Counters
+from chaos.rig.kills import Killer, Kind
+from chaos.rig.node import wait_until
+from chaos.rig.problem import RigError
+from chaos.rig.process import Process
 from tests.conftest import eventually
 
 PATIENCE_S = 10.0
@@ -141,7 +140,7 @@ def test_supervisor_that_replaces_the_worker_instead_of_adopting_it_is_caught(
     node: FakeNode, killer: Killer
 ) -> None:
     node.adopts = False
-    with pytest.raises(DemoError, match="did not adopt"):
+    with pytest.raises(RigError, match="did not adopt"):
         killer.kill(Kind.SUPERVISOR)
 
 
@@ -151,7 +150,7 @@ def test_service_that_does_not_come_back_is_caught(node: FakeNode) -> None:
 
     counters = node.read()
     killer = Killer(node, _frozen, _impatient, PATIENCE_S)
-    with pytest.raises(DemoError, match="service after the worker died"):
+    with pytest.raises(RigError, match="service after the worker died"):
         killer.kill(Kind.WORKER)
 
 
@@ -160,7 +159,7 @@ def test_journal_that_names_a_dead_worker_is_caught(node: FakeNode) -> None:
     dead.kill()
     dead.communicate()
     stale = replace(node.read(), owner_pid=dead.pid)
-    with pytest.raises(DemoError, match="not running"):
+    with pytest.raises(RigError, match="not running"):
         Killer(node, lambda: stale, wait_until, PATIENCE_S).kill(Kind.WORKER)
 
 
@@ -181,4 +180,4 @@ def test_signal_never_reaches_a_process_that_took_over_the_pid() -> None:
 
 def _impatient(predicate: Callable[[], bool], timeout_s: float, what: str) -> None:
     if not predicate():
-        raise DemoError(what)
+        raise RigError(what)

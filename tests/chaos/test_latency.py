@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chaos.demo.latency import Operation, percentile, stall_ns, summarize
+from chaos.rig.latency import Operation, percentile, stall_ns, summarize
 
 OPERATIONS = [
     Operation(0, 40),  # before

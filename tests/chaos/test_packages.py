@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chaos.demo.packages import library_dependencies
+from chaos.rig.packages import library_dependencies
 
 
 def test_libraries_and_siblings_are_followed_and_services_are_not() -> None:

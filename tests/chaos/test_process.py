@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from chaos.demo.process import processes_naming
+from chaos.rig.process import processes_naming
 
 
 def test_processes_with_an_argument_below_the_folder_are_found(tmp_path: Path) -> None:

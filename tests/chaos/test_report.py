@@ -8,10 +8,9 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from chaos.demo.kills import LandedKill
-from chaos.demo.latency import Operation
 from chaos.demo.report import Outcome, print_table, problems, to_json
-from chaos.demo.schedule import Kind
+from chaos.rig.kills import Kind, LandedKill
+from chaos.rig.latency import Operation
 
 MS = 1_000_000
 

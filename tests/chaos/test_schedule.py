@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chaos.demo.schedule import Kind, Rhythm, plan
+from chaos.demo.schedule import Rhythm, plan
+from chaos.rig.kills import Kind
 
 SEEDS = st.integers(0, 2**32)
 SECONDS = st.floats(0, 300)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from chaos.demo.problem import DemoError, run
+from chaos.rig.problem import RigError, run
 
 __all__ = ["candidate_version", "fetch", "library_dependencies", "unpack"]
 
@@ -15,7 +15,7 @@ def candidate_version(package: str) -> str:
     """The version apt would deliver now, or "" when apt does not know (no package lists yet)."""
     try:
         shown = run(["apt-cache", "show", "--no-all-versions", package], what="ask apt")
-    except DemoError:
+    except RigError:
         return ""
     found = re.search(r"^Version: (\S+)", shown, re.MULTILINE)
     return found.group(1) if found else ""
@@ -39,7 +39,7 @@ def fetch(packages: Sequence[str], folder: Path) -> list[Path]:
     """Downloads packages and, transitively, the libraries they depend on; returns the files.
 
     Raises:
-        DemoError: a package can not be downloaded.
+        RigError: a package can not be downloaded.
     """
     folder.mkdir(parents=True, exist_ok=True)
     known: dict[str, Path] = {}
@@ -49,7 +49,7 @@ def fetch(packages: Sequence[str], folder: Path) -> list[Path]:
         found = {path.name.split("_")[0]: path for path in folder.glob("*.deb")}
         absent = [name for name in wanted if name not in found]
         if absent:
-            raise DemoError(f"apt-get download did not deliver {', '.join(absent)}")
+            raise RigError(f"apt-get download did not deliver {', '.join(absent)}")
         known.update({name: found[name] for name in wanted})
         needed = {dependency for name in wanted for dependency in _depends(found[name])}
         wanted = sorted(needed - known.keys())
@@ -73,6 +73,6 @@ def _download(packages: Sequence[str], folder: Path) -> None:
     command = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *packages]
     try:
         run(command, what="download packages", cwd=folder)
-    except DemoError:  # no or outdated package lists
+    except RigError:  # no or outdated package lists
         run(["apt-get", "-q", "update"], what="refresh the package lists")
         run(command, what="download packages", cwd=folder)

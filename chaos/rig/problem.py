@@ -1,4 +1,4 @@
-"""What the demo says when it can not go on, and how it runs the tools it stands on."""
+"""What a run says when it can not go on, and how it runs the tools it stands on."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["REPO", "DemoError", "run", "say", "venv_program"]
+__all__ = ["REPO", "RigError", "run", "say", "venv_program"]
 
 INTERRUPTED_TOOL_TIMEOUT_S = 10.0
 REPO = Path(__file__).resolve().parents[2]
 
 
-class DemoError(Exception):
-    """The demo can not be carried out; the message names the step and what the tool said."""
+class RigError(Exception):
+    """The run can not go on; the message names the step and what the tool said."""
 
 
 def say(text: str) -> None:
@@ -36,10 +36,10 @@ def run(
 ) -> str:
     """Runs a tool to its end in its own process group and returns its standard output.
 
-    Its own group, so that Ctrl-C interrupts the demo and not a tool half way through its clean-up.
+    Its own group, so that Ctrl-C interrupts the run and not a tool half way through its clean-up.
 
     Raises:
-        DemoError: it is missing, took longer than timeout_s, or its exit code is not in ``ok``.
+        RigError: it is missing, took longer than timeout_s, or its exit code is not in ``ok``.
     """
     arguments = [str(part) for part in command]
     try:
@@ -55,12 +55,12 @@ def run(
             start_new_session=True,
         )
     except OSError as error:
-        raise DemoError(f"{what}: {error}") from error
+        raise RigError(f"{what}: {error}") from error
     try:
         output, errors = process.communicate(stdin, timeout=timeout_s)
     except subprocess.TimeoutExpired as error:
         process.kill()  # and no wait: a tool that waits for a dead disk can not even be killed
-        raise DemoError(f"{what}: {arguments[0]} did not end in {timeout_s:.0f} s") from error
+        raise RigError(f"{what}: {arguments[0]} did not end in {timeout_s:.0f} s") from error
     except KeyboardInterrupt:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -68,7 +68,7 @@ def run(
         raise
     if process.returncode not in ok:
         said = (errors.strip() or output.strip())[-1500:]
-        raise DemoError(f"{what}: {arguments[0]} ended with {process.returncode}: {said}")
+        raise RigError(f"{what}: {arguments[0]} ended with {process.returncode}: {said}")
     return output
 
 

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from chaos.demo import packages
-from chaos.demo.problem import DemoError, run, say, venv_program
+from chaos.rig import packages
+from chaos.rig.problem import RigError, run, say, venv_program
 
 __all__ = ["BASE_SIZE_BYTES", "DemoImage", "build", "debugfs_commands"]
 
@@ -56,7 +56,7 @@ def build(cache: Path) -> DemoImage:
     """Returns the image, built in ``cache`` unless it is there.
 
     Raises:
-        DemoError: a package can not be had, or a tool refused.
+        RigError: a package can not be had, or a tool refused.
     """
     versions = [packages.candidate_version(name) for name in PACKAGES]
     if not all(versions):
@@ -79,7 +79,7 @@ def debugfs_commands(tree: Path, skip: Path) -> Iterator[str]:
         inside = "/" + str(path.relative_to(tree))
         mode = path.lstat().st_mode
         if any(character in inside for character in '" \n'):
-            raise DemoError(f"a file name debugfs would not understand: {inside!r}")
+            raise RigError(f"a file name debugfs would not understand: {inside!r}")
         if stat.S_ISLNK(mode):
             yield f"symlink {inside} {os.readlink(path)}"
         elif stat.S_ISDIR(mode):
@@ -173,7 +173,7 @@ def _add_tree(disk: Path, tree: Path, base_tree: Path) -> None:
     run(["e2fsck", "-fn", disk], what="check the redis disk")
     inside = run(["debugfs", "-R", "stat /usr/bin/redis-check-rdb", disk], what="look for redis")
     if "Type: regular" not in inside:
-        raise DemoError(f"debugfs did not write redis into {disk}")
+        raise RigError(f"debugfs did not write redis into {disk}")
 
 
 def _import(disk: Path, layer: Path, base: Path | None = None) -> None:
@@ -185,7 +185,7 @@ def _import(disk: Path, layer: Path, base: Path | None = None) -> None:
 def _keep_probe(tree: Path, folder: Path) -> None:
     candidates = sorted(tree.rglob("libcrypto.so.*"), key=lambda path: -path.stat().st_size)
     if not candidates:
-        raise DemoError("the redis layer has no libcrypto to read back")
+        raise RigError("the redis layer has no libcrypto to read back")
     (folder / "probe.path").write_text(str(candidates[0].relative_to(tree)) + "\n")
     shutil.copyfile(candidates[0], folder / "probe")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from chaos.demo.problem import DemoError, run
+from chaos.rig.problem import RigError, run
 
 __all__ = ["Mount"]
 
@@ -29,7 +29,7 @@ class Mount:
         """Mounts it read-write.
 
         Raises:
-            DemoError: mount refused.
+            RigError: mount refused.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         command = ["mount", "-t", "ext4", "-o", "noatime", self._device, str(self.folder)]
@@ -40,14 +40,14 @@ class Mount:
         """Unmounts it, waiting for whoever still has a file open for a moment.
 
         Raises:
-            DemoError: it stays busy; it is then taken out of the tree lazily all the same.
+            RigError: it stays busy; it is then taken out of the tree lazily all the same.
         """
         deadline = time.monotonic() + UNMOUNT_TIMEOUT_S
         while self.is_mounted:
             try:
                 run(["umount", self.folder], what=f"unmount {self._device}", timeout_s=300)
                 self.is_mounted = False
-            except DemoError:
+            except RigError:
                 if time.monotonic() > deadline:
                     self.is_mounted = False
                     run(["umount", "--lazy", self.folder], what="unmount lazily")
@@ -62,9 +62,9 @@ class Mount:
     def check(self) -> list[str]:
         """A full e2fsck without repair of the unmounted device; returns what it found wrong."""
         if self.is_mounted:
-            raise DemoError("e2fsck of a mounted device means nothing")
+            raise RigError("e2fsck of a mounted device means nothing")
         try:
             run(["e2fsck", "-f", "-n", self._device], what="e2fsck", timeout_s=1800)
-        except DemoError as error:
+        except RigError as error:
             return [str(error)]
         return []

@@ -13,8 +13,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from chaos.demo.problem import DemoError, run
-from chaos.demo.process import Process
+from chaos.rig.problem import RigError, run
+from chaos.rig.process import Process
 
 __all__ = ["Container", "bundle_config"]
 
@@ -73,7 +73,7 @@ class Container:
         """Starts it and remembers its init process.
 
         Raises:
-            DemoError: runc refused, or the container ended at once.
+            RigError: runc refused, or the container ended at once.
         """
         bundle = self._folder / "bundle"
         bundle.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ class Container:
         self.init = Process.of(int(pid_file.read_text())) if code == 0 else None
         if self.init is None:
             self._delete()
-            raise DemoError(f"the container did not start (runc: {code}): {self.log_end()}")
+            raise RigError(f"the container did not start (runc: {code}): {self.log_end()}")
 
     def check(self) -> bool:
         """Whether it is still the process that was started; a loss is counted once."""
@@ -110,7 +110,7 @@ class Container:
         """Ends it as an operator would (SIGTERM, then SIGKILL). Fine when it is not running.
 
         Raises:
-            DemoError: it did not even end by SIGKILL.
+            RigError: it did not even end by SIGKILL.
         """
         self.check()
         init, self.init = self.init, None
@@ -122,7 +122,7 @@ class Container:
                 gone = init.wait_gone(timeout_s)
         self._delete()
         if not gone:
-            raise DemoError(f"container init {init} does not end")
+            raise RigError(f"container init {init} does not end")
 
     def log_end(self) -> str:
         """The last lines the container and runc wrote."""
@@ -138,7 +138,7 @@ class Container:
         while (self._folder / "runc" / self.name).is_dir():
             try:
                 run([*self._runc, "delete", "--force", self.name], what="delete the container")
-            except DemoError:
+            except RigError:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from chaos.demo.problem import DemoError, run, say, venv_program
-from chaos.demo.process import Process, processes_naming
+from chaos.rig.problem import RigError, run, say, venv_program
+from chaos.rig.process import Process, processes_naming
 from obdsup.errors import ObdError
 from obdsup.state.control import SOCKET_NAME, ControlClient
 
@@ -32,13 +32,13 @@ def wait_until(predicate: Callable[[], bool], timeout_s: float, what: str) -> No
     """Waits until it is true.
 
     Raises:
-        DemoError: not within the time; names what was waited for.
+        RigError: not within the time; names what was waited for.
     """
     deadline = time.monotonic() + timeout_s
     pause_s = FIRST_PAUSE_S
     while not predicate():
         if time.monotonic() > deadline:
-            raise DemoError(f"{what}: not within {timeout_s:.0f} s")
+            raise RigError(f"{what}: not within {timeout_s:.0f} s")
         time.sleep(pause_s)  # grows: asking all the time would slow down what is waited for
         pause_s = min(pause_s * 1.5, LONGEST_PAUSE_S)
 
@@ -76,11 +76,11 @@ class Node:
         """The running supervisor.
 
         Raises:
-            DemoError: it ended without having been killed by us.
+            RigError: it ended without having been killed by us.
         """
         process = Process.of(self._supervisor.pid) if self._supervisor else None
         if process is None:
-            raise DemoError(f"the supervisor ended: {self.log_end()}")
+            raise RigError(f"the supervisor ended: {self.log_end()}")
         return process
 
     def reap_supervisor(self) -> None:
@@ -114,7 +114,7 @@ class Node:
         """Runs one obdsup command and returns what it printed as JSON.
 
         Raises:
-            DemoError: it failed; says with what.
+            RigError: it failed; says with what.
         """
         command = [*self._command(), "--json", *arguments]
         what = f"obdsup {' '.join(arguments[:2])}"
@@ -122,7 +122,7 @@ class Node:
         try:
             return json.loads(output) if output.strip() else None
         except ValueError as error:
-            raise DemoError(f"{what}: not JSON: {output[:200]!r}") from error
+            raise RigError(f"{what}: not JSON: {output[:200]!r}") from error
 
     def log_end(self) -> str:
         """The last lines the supervisor wrote."""
@@ -133,7 +133,7 @@ class Node:
         """Removes the device; starts a supervisor for it when there is none. Fine when it is gone.
 
         Raises:
-            DemoError: it could not be removed.
+            RigError: it could not be removed.
         """
         if self._supervisor is None or Process.of(self._supervisor.pid) is None:
             self.reap_supervisor()
@@ -146,7 +146,7 @@ class Node:
         """Ends every process of this installation and takes its mounts and loop devices away.
 
         Raises:
-            DemoError: something is left behind; says what.
+            RigError: something is left behind; says what.
         """
         if self._supervisor is not None:
             self._end([p for p in [Process.of(self._supervisor.pid)] if p])
@@ -159,7 +159,7 @@ class Node:
             run(["umount", "--lazy", mounted], what=f"unmount what is left at {mounted}")
         left = processes_naming(self.run_dir)
         if left:
-            raise DemoError(f"processes that do not end: {', '.join(str(p.pid) for p in left)}")
+            raise RigError(f"processes that do not end: {', '.join(str(p.pid) for p in left)}")
         for folder in (self.run_dir, self._state_dir):
             shutil.rmtree(folder, ignore_errors=True)
 

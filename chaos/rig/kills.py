@@ -6,6 +6,7 @@ had taken and not finished (``recovered`` grew), or one it had just finished (``
 
 from __future__ import annotations
 
+import enum
 import signal
 import time
 from collections.abc import Callable
@@ -13,14 +14,21 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
-from chaos.demo.counters import Counters
-from chaos.demo.problem import DemoError
-from chaos.demo.process import Process
-from chaos.demo.schedule import Kind
+from chaos.rig.counters import Counters
+from chaos.rig.problem import RigError
+from chaos.rig.process import Process
 
-__all__ = ["Killer", "LandedKill", "Target"]
+__all__ = ["Killer", "Kind", "LandedKill", "Target"]
 
 AIM_TIMEOUT_S = 0.3
+
+
+class Kind(enum.Enum):
+    """Who dies."""
+
+    WORKER = "worker"
+    SUPERVISOR = "supervisor"
+    BOTH = "both"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +66,7 @@ class Killer:
 
     Args:
         read: reads the device's journal counters now.
-        wait_until: waits for a predicate with a bound and a name; raises DemoError at the bound.
+        wait_until: waits for a predicate with a bound and a name; raises RigError at the bound.
         patience_s: bound of each wait.
     """
 
@@ -78,7 +86,7 @@ class Killer:
         """Waits until a standby is ready to take over: a kill before that would test its start.
 
         Raises:
-            DemoError: not within the bound.
+            RigError: not within the bound.
         """
         self._wait_until(self._target.has_standby, self._patience_s, "a warm standby")
 
@@ -86,7 +94,7 @@ class Killer:
         """Kills, starts what systemd would start again, and waits until the device is served.
 
         Raises:
-            DemoError: a victim was not who it should be, or service did not come back.
+            RigError: a victim was not who it should be, or service did not come back.
         """
         if kind is Kind.SUPERVISOR:
             return self._kill_supervisor()
@@ -98,7 +106,7 @@ class Killer:
             before = self._aim()
             killed_ns = time.monotonic_ns()
             if not all(send(signal.SIGKILL) for send in victims):
-                raise DemoError(f"worker {worker.pid} or its supervisor was gone before the kill")
+                raise RigError(f"worker {worker.pid} or its supervisor was gone before the kill")
         if kind is Kind.BOTH:
             self._restart_supervisor()
         self._wait_until(
@@ -126,7 +134,7 @@ class Killer:
         )
         after = self._read()
         if (after.owner_pid, after.owner_generation) != (before.owner_pid, before.owner_generation):
-            raise DemoError(
+            raise RigError(
                 "the next supervisor did not adopt the worker: "
                 f"pid {before.owner_pid} generation {before.owner_generation} became "
                 f"pid {after.owner_pid} generation {after.owner_generation}"
@@ -141,7 +149,7 @@ class Killer:
         pid = self._read().owner_pid
         process = Process.of(pid)
         if process is None:
-            raise DemoError(f"the journal names worker {pid}, which is not running")
+            raise RigError(f"the journal names worker {pid}, which is not running")
         return process
 
     def _aim(self) -> Counters:

@@ -1,0 +1,1 @@
+"""What every run stands on: the node under test, its container, kills, clocks, the kernel log."""
