@@ -10,7 +10,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["Operation", "Summary", "percentile", "stall_ns", "summarize"]
+__all__ = [
+    "SLICE_NS",
+    "LatencySlice",
+    "Operation",
+    "Summary",
+    "into_slices",
+    "percentile",
+    "stall_ns",
+    "summarize",
+]
 
 
 class Operation(NamedTuple):
@@ -65,3 +74,35 @@ def summarize(values_ns: Sequence[int]) -> Summary:
         p99=percentile(values_ms, 99),
         max=max(values_ms, default=0.0),
     )
+
+
+class LatencySlice(NamedTuple):
+    """The operations that ended in one short span of time, as far as figures need them.
+
+    ``worst`` is the longest of them with its own times: it may have begun long before the slice.
+    """
+
+    begin_ns: int
+    operation_cnt: int
+    total_ns: int
+    worst: Operation
+
+
+SLICE_NS = 20_000_000
+
+
+def into_slices(operations: Iterable[Operation], slice_ns: int = SLICE_NS) -> list[LatencySlice]:
+    """Gathers operations by the time they ended; slices without any are left out."""
+    found: dict[int, LatencySlice] = {}
+    for operation in operations:
+        begin_ns = operation.ended_ns - operation.ended_ns % slice_ns
+        length_ns = operation.ended_ns - operation.begun_ns
+        old = found.get(begin_ns)
+        if old is None:
+            found[begin_ns] = LatencySlice(begin_ns, 1, length_ns, operation)
+            continue
+        worst = max(old.worst, operation, key=lambda o: o.ended_ns - o.begun_ns)
+        found[begin_ns] = LatencySlice(
+            begin_ns, old.operation_cnt + 1, old.total_ns + length_ns, worst
+        )
+    return [found[begin_ns] for begin_ns in sorted(found)]

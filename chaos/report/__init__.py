@@ -1,0 +1,1 @@
+"""The verdict of campaigns for people: a page, pictures, a text summary."""
