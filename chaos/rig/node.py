@@ -12,8 +12,9 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,25 +51,46 @@ class Node:
         run_dir: made by the caller, empty, named by no process of anyone else.
         state_dir: likewise.
         patience_s: how long one step may take on this machine.
+        standbys: warm standbys the supervisor keeps ready.
+        python_path: folder of another build of the package, or None for the installed one.
+        environment: added to that of every process.
     """
 
-    def __init__(self, run_dir: Path, state_dir: Path, provider: str, patience_s: float) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        state_dir: Path,
+        provider: str,
+        patience_s: float,
+        *,
+        standbys: int = 1,
+        python_path: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.run_dir = run_dir
+        self.state_dir = state_dir
+        self.provider = provider
         self.patience_s = patience_s
-        self._state_dir = state_dir
-        self._provider = provider
+        self._standbys = standbys
+        self._python_path = python_path
+        self._environment = dict(environment or {})
+        if python_path is not None:
+            self._environment["PYTHONPATH"] = str(python_path)
+            self._environment["PYTHONSAFEPATH"] = "1"  # else the working directory comes first
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._control = ControlClient(str(run_dir / SOCKET_NAME), timeout_s=patience_s)
 
     def start_supervisor(self) -> None:
         """Starts a supervisor, as systemd would; returns before it is ready."""
-        command = [*self._command(), "supervisor", "--provider", self._provider]
+        options = ["--provider", self.provider, "--standbys", str(self._standbys)]
+        command = [*self.command(), "supervisor", *options]
         with (self.run_dir / "supervisor.log").open("ab") as log:
             self._supervisor = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env={**os.environ, **self._environment},
                 start_new_session=True,
             )
 
@@ -100,15 +122,38 @@ class Node:
 
     def has_standby(self) -> bool:
         """Whether a warm standby is ready to take over."""
+        return self.standbys_ready() > 0
+
+    def standbys_ready(self) -> int:
+        """How many warm standbys are ready; 0 while the supervisor starts."""
         try:
-            return int(self.ask("status").get("standbys_ready", 0)) > 0
+            return int(self.ask("status").get("standbys_ready", 0))
         except (ObdError, OSError):
             self.supervisor()
-            return False
+            return 0
 
-    def ask(self, operation: str) -> Any:
+    def workers(self, state: str) -> list[Process]:
+        """The worker processes in a state ("standby", "serving", …) as the supervisor sees them.
+
+        Raises:
+            ObdError: the supervisor does not answer.
+        """
+        rows = self.ask("status")["workers"]
+        found = [Process.of(row["pid"]) for row in rows if row["state"] == state]
+        return [process for process in found if process is not None]
+
+    def device_row(self, name: str) -> dict[str, Any] | None:
+        """What the supervisor says of a device; None when it has none of that name.
+
+        Raises:
+            ObdError: the supervisor does not answer.
+        """
+        rows: list[dict[str, Any]] = self.ask("device.list")
+        return next((row for row in rows if row["name"] == name), None)
+
+    def ask(self, operation: str, **fields: Any) -> Any:
         """One question over the control socket; raises as ControlClient does."""
-        return self._control.call(operation)
+        return self._control.call(operation, **fields)
 
     def obdsup(self, *arguments: str) -> Any:
         """Runs one obdsup command and returns what it printed as JSON.
@@ -116,9 +161,9 @@ class Node:
         Raises:
             RigError: it failed; says with what.
         """
-        command = [*self._command(), "--json", *arguments]
+        command = [*self.command(), "--json", *arguments]
         what = f"obdsup {' '.join(arguments[:2])}"
-        output = run(command, what=what, timeout_s=self.patience_s * 4)
+        output = run(command, what=what, env=self._environment, timeout_s=self.patience_s * 4)
         try:
             return json.loads(output) if output.strip() else None
         except ValueError as error:
@@ -160,7 +205,7 @@ class Node:
         left = processes_naming(self.run_dir)
         if left:
             raise RigError(f"processes that do not end: {', '.join(str(p.pid) for p in left)}")
-        for folder in (self.run_dir, self._state_dir):
+        for folder in (self.run_dir, self.state_dir):
             shutil.rmtree(folder, ignore_errors=True)
 
     def _end(self, processes: list[Process]) -> None:
@@ -174,9 +219,16 @@ class Node:
             if processes and number is signal.SIGTERM:
                 say(f"still there after SIGTERM: {', '.join(str(p.pid) for p in processes)}")
 
-    def _command(self) -> list[str]:
-        folders = ["--run-dir", str(self.run_dir), "--state-dir", str(self._state_dir)]
-        return [venv_program("obdsup"), *folders]
+    def command(self) -> list[str]:
+        """The start of an obdsup command line for this installation; needs ``environment``."""
+        program = [venv_program("obdsup")]
+        if self._python_path is not None:  # the installed script would find the installed package
+            program = [sys.executable, "-m", "obdsup.cli"]
+        return [*program, "--run-dir", str(self.run_dir), "--state-dir", str(self.state_dir)]
+
+    def environment(self) -> dict[str, str]:
+        """What is to be added to the environment of the processes of this installation."""
+        return dict(self._environment)
 
 
 def _read(path: Path) -> str:
