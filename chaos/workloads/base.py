@@ -44,7 +44,10 @@ class Findings:
 
 
 class Workload(Protocol):
-    """One workload on one device; ``start``, ``stop`` and ``verify`` once each, in that order."""
+    """One workload on one device; ``start``, ``stop``, ``verify``, ``close`` in that order.
+
+    A run that fails or is interrupted leaves steps out, but never ``close``.
+    """
 
     name: str
 
@@ -73,4 +76,11 @@ class Workload(Protocol):
 
         Raises:
             RigError: the check itself could not be carried out.
+        """
+
+    def close(self) -> None:
+        """Ends its processes and takes away its mounts, in whatever state it is. Fine to repeat.
+
+        Raises:
+            RigError: something is left behind: it hangs or stays busy.
         """
