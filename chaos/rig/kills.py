@@ -18,7 +18,7 @@ from chaos.rig.counters import Counters
 from chaos.rig.problem import RigError
 from chaos.rig.process import Process
 
-__all__ = ["Killer", "Kind", "LandedKill", "Target"]
+__all__ = ["Killer", "Kind", "LandedKill", "Target", "aim"]
 
 AIM_TIMEOUT_S = 0.3
 
@@ -59,6 +59,15 @@ class Target(Protocol):
     def reap_supervisor(self) -> None: ...
     def is_answering(self) -> bool: ...
     def has_standby(self) -> bool: ...
+
+
+def aim(read: Callable[[], Counters], timeout_s: float = AIM_TIMEOUT_S) -> Counters:
+    """Waits a moment for a command in flight; returns the counters as they are then."""
+    deadline = time.monotonic() + timeout_s
+    counters = read()
+    while not counters.in_flight and time.monotonic() < deadline:
+        counters = read()
+    return counters
 
 
 class Killer:
@@ -103,7 +112,7 @@ class Killer:
             victims = [stack.enter_context(worker.held())]
             if kind is Kind.BOTH:  # the supervisor first, or it would act on the worker's death
                 victims.insert(0, stack.enter_context(self._target.supervisor().held()))
-            before = self._aim()
+            before = aim(self._read)
             killed_ns = time.monotonic_ns()
             if not all(send(signal.SIGKILL) for send in victims):
                 raise RigError(f"worker {worker.pid} or its supervisor was gone before the kill")
@@ -151,14 +160,6 @@ class Killer:
         if process is None:
             raise RigError(f"the journal names worker {pid}, which is not running")
         return process
-
-    def _aim(self) -> Counters:
-        """Waits a moment for a command in flight; returns the counters as they are then."""
-        deadline = time.monotonic() + AIM_TIMEOUT_S
-        counters = self._read()
-        while not counters.in_flight and time.monotonic() < deadline:
-            counters = self._read()
-        return counters
 
     def _is_served_by_successor(self, generation: int, killed_ns: int) -> bool:
         counters = self._read()

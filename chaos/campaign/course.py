@@ -1,0 +1,238 @@
+"""The course of a campaign: put the stage up, load it, inflict the plan, verify, take it down.
+
+A first Ctrl-C ends the faults: what was done until then is verified and reported. A second one ends
+the verification as well. Whatever was put up is taken down, and what was found is kept.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from chaos.campaign.kernel_watch import KernelWatch
+from chaos.campaign.outcome import CampaignOutcome, FaultOutcome, WorkloadOutcome
+from chaos.campaign.plan import PlannedFault
+from chaos.campaign.stage import LoadedDevice, Stage, StageBuilder, StageOptions
+from chaos.campaign.stalls import Stalls
+from chaos.faults.base import Fault, Landing, Site
+from chaos.rig.node import wait_until
+from chaos.rig.problem import RigError, say
+from obdsup.errors import ObdError
+
+__all__ = ["Campaign", "Watcher", "run_campaign"]
+
+SETTLE_S = 1.0  # slices of the last fault are written by then
+KERNEL_LOG_EVERY = 20  # faults
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """What is to be done. ``seconds``: the plan is broken off then, None: carried out to its end.
+
+    ``planned_cnt`` is for the progress shown, 0 when the plan has no end.
+    """
+
+    build: StageBuilder
+    stage: StageOptions
+    plan: Iterable[PlannedFault]
+    planned_cnt: int
+    seconds: float | None
+    faults: dict[str, Fault]
+    is_guest: bool
+
+
+class Watcher(Protocol):
+    """Who looks on while it runs; called from the campaign's thread."""
+
+    def began(self, campaign: Campaign, stage: Stage, outcome: CampaignOutcome) -> None: ...
+    def inflicted(self, fault: FaultOutcome) -> None: ...
+    def ended(self) -> None: ...
+
+
+def run_campaign(campaign: Campaign, outcome: CampaignOutcome, watcher: Watcher) -> None:
+    """Carries a campaign out; ``outcome`` holds what it found, as far as it came.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted; everything is taken down and ``outcome`` written.
+    """
+    is_interrupted = False
+    try:
+        with ExitStack() as stack:
+            stage = campaign.build(campaign.stage, stack)
+            try:
+                _Course(campaign, stage, outcome, watcher, stack).run()
+            except KeyboardInterrupt:
+                is_interrupted = True
+    except (RigError, ObdError, OSError) as error:
+        outcome.failure = outcome.failure or str(error)
+    finally:
+        outcome.ended_ns = outcome.ended_ns or time.monotonic_ns()
+    if is_interrupted:
+        outcome.failure = outcome.failure or "interrupted"
+        raise KeyboardInterrupt
+
+
+class _Course:
+    """The part between putting the stage up and taking it down."""
+
+    def __init__(
+        self,
+        campaign: Campaign,
+        stage: Stage,
+        outcome: CampaignOutcome,
+        watcher: Watcher,
+        stack: ExitStack,
+    ) -> None:
+        self._campaign = campaign
+        self._stage = stage
+        self._outcome = outcome
+        self._watcher = watcher
+        nodes = [load.target.block_device for load in stage.loads]
+        names = [path.resolve().name for path in nodes if path is not None]
+        self._kernel = KernelWatch(names, is_ours=campaign.is_guest)
+        for load in stage.loads:
+            stack.callback(load.workload.close)
+
+    def run(self) -> None:
+        is_interrupted = False
+        for load in self._stage.loads:
+            say(f"load: {load.workload.name} on {load.target.name}")
+            load.workload.start()
+        self._outcome.begun_ns = time.monotonic_ns()
+        self._watcher.began(self._campaign, self._stage, self._outcome)
+        try:
+            self._inflict_all()
+        except KeyboardInterrupt:
+            is_interrupted = True
+            say("interrupted: what was done is verified; once more to leave that out")
+        except (RigError, ObdError, OSError) as error:
+            self._outcome.failure = str(error)
+        finally:
+            self._watcher.ended()
+        self._outcome.ended_ns = time.monotonic_ns()
+        time.sleep(SETTLE_S)
+        try:
+            self._verify()
+        finally:
+            self._note_kernel()
+        if is_interrupted:
+            raise KeyboardInterrupt
+
+    # -- the faults --------------------------------------------------------------------------------
+    def _inflict_all(self) -> None:
+        begun_s = time.monotonic()
+        limit_s = self._campaign.seconds
+        for planned in self._campaign.plan:
+            if limit_s is not None and time.monotonic() - begun_s > limit_s:
+                return
+            self._wait_ready()
+            time.sleep(planned.pause_s)
+            fault = self._inflict(planned)
+            self._outcome.faults.append(fault)
+            self._watcher.inflicted(fault)
+            if planned.number % KERNEL_LOG_EVERY == 0:
+                self._kernel.collect()
+        self._wait_ready()
+
+    def _wait_ready(self) -> None:
+        """A fault that strikes before a standby is warm would test the start of one."""
+        patience_s = self._campaign.stage.patience_s
+        wait_until(self._stage.node.has_standby, patience_s, "a warm standby")
+
+    def _inflict(self, planned: PlannedFault) -> FaultOutcome:
+        load = self._stage.loads[planned.device % len(self._stage.loads)]
+        folder = self._stage.scratch / "fault"
+        folder.mkdir(exist_ok=True)
+        site = Site(self._stage.node, load.target, folder, self._campaign.stage.patience_s)
+        try:
+            landing = self._campaign.faults[planned.kind].inflict(site, random.Random(planned.seed))
+        except (RigError, ObdError, OSError) as error:
+            place = f"fault {planned.number} ({planned.kind} on {load.target.name})"
+            raise RigError(f"{place}: {error}; supervisor: {self._log_end()}") from error
+        return _fault_outcome(planned.kind, load, landing)
+
+    def _log_end(self) -> str:
+        return self._stage.node.log_end()[-500:]
+
+    # -- the verdict -------------------------------------------------------------------------------
+    def _verify(self) -> None:
+        """Every workload is stopped and checked, also when one of them can not be."""
+        self._outcome.commands = sum(self._completed(load) for load in self._stage.loads)
+        failures = []
+        for step in (self._stop, self._note_workload, self._check):
+            for load in self._stage.loads:
+                try:
+                    step(load)
+                except (RigError, ObdError, OSError) as error:
+                    failures.append(f"{load.workload.name} on {load.target.name}: {error}")
+            if step == self._note_workload:
+                self._note_stalls()
+        if failures and not self._outcome.failure:
+            self._outcome.failure = "; ".join(failures)
+
+    def _stop(self, load: LoadedDevice) -> None:
+        load.workload.stop()
+
+    def _note_workload(self, load: LoadedDevice) -> None:
+        self._outcome.workloads.append(
+            WorkloadOutcome(
+                load.workload.name,
+                load.target.name,
+                load.workload.operations(),
+                list(load.workload.slices()),
+            )
+        )
+
+    def _check(self, load: LoadedDevice) -> None:
+        medium_errors = load.target.journal.read().medium_errors
+        if medium_errors:
+            line = f"{load.target.name}: {medium_errors} commands ended in MEDIUM ERROR"
+            self._outcome.findings.io_errors.append(line)
+        say(f"verify: {load.workload.name} on {load.target.name}")
+        self._outcome.findings.add(load.workload.verify())
+
+    def _completed(self, load: LoadedDevice) -> int:
+        try:
+            return load.target.journal.read().completed
+        except OSError:
+            return 0
+
+    def _note_stalls(self) -> None:
+        """Faults of one device count where it is; those of all for every workload."""
+        by_device = {load.device: Stalls(load.slices) for load in self._outcome.workloads}
+        self._outcome.faults = [
+            replace(fault, stall_ns=_stall_ns(by_device, fault)) for fault in self._outcome.faults
+        ]
+
+    def _note_kernel(self) -> None:
+        self._kernel.collect()
+        self._outcome.kernel_complaints = self._kernel.complaints
+        self._outcome.kernel_log = self._kernel.verdict()
+
+
+def _stall_ns(by_device: dict[str, Stalls], fault: FaultOutcome) -> int:
+    """A fault that killed the workers of all devices, or a supervisor, is felt anywhere."""
+    is_felt_by_all = fault.workers_killed > 1 or fault.supervisors_killed > 0
+    felt = by_device.values() if is_felt_by_all else [by_device[fault.device]]
+    return max(stalls.longest_ns(fault.begun_ns, fault.served_ns) for stalls in felt)
+
+
+def _fault_outcome(kind: str, load: LoadedDevice, landing: Landing) -> FaultOutcome:
+    return FaultOutcome(
+        kind=kind,
+        device=load.target.name,
+        begun_ns=landing.begun_ns,
+        served_ns=landing.served_ns,
+        stall_ns=landing.served_ns - landing.begun_ns,  # until the workloads' slices are read
+        has_landed=landing.has_landed,
+        evidence=landing.evidence,
+        recovered=landing.recovered,
+        already_done=landing.already_done,
+        wrong=landing.wrong,
+        workers_killed=landing.workers_killed,
+        supervisors_killed=landing.supervisors_killed,
+    )

@@ -1,0 +1,138 @@
+"""A campaign on this machine: from the options to an outcome."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+from collections.abc import Iterable
+
+from chaos.campaign.course import Campaign, run_campaign
+from chaos.campaign.outcome import CampaignOutcome
+from chaos.campaign.plan import FaultShare, PlannedFault, endless_plan, make_plan
+from chaos.campaign.request import DEFAULT_KILLS, campaign_name, replay_command
+from chaos.campaign.ring_stage import DEFAULT_DEVICES, build_ring_stage
+from chaos.campaign.stage import StageBuilder, StageOptions
+from chaos.campaign.view import View
+from chaos.faults.base import Need
+from chaos.faults.catalogue import CatalogEntry, entries, missing_needs
+from chaos.rig.problem import RigError, run, say, venv_program
+
+__all__ = ["is_guest", "offers_here", "run_here"]
+
+STAGES: dict[str, StageBuilder] = {"load": build_ring_stage}
+STANDBYS = {"load": 4, "fuse": 2, "tcmu": 2}
+
+
+def is_guest() -> bool:
+    """Whether this is the QEMU guest: it runs nothing but the campaign."""
+    return "GUEST_RESULT" in os.environ
+
+
+def offers_here(provider: str) -> frozenset[Need]:
+    """What a campaign with this provider on this machine offers to faults."""
+    offers = {Need.SUPERVISED}
+    if os.geteuid() == 0:
+        offers.add(Need.ROOT)
+    if provider != "load":
+        offers.add(Need.BLOCK_DEVICE)
+    if is_guest():
+        offers.add(Need.CLOCK)
+    return frozenset(offers)
+
+
+def run_here(options: argparse.Namespace, outcome: CampaignOutcome) -> None:
+    """Runs the campaign that the options ask for; the seed must be chosen.
+
+    Raises:
+        ValueError: options that make no campaign; says which.
+        KeyboardInterrupt: interrupted, everything taken down, ``outcome`` filled as far as it came.
+    """
+    chosen = _chosen_faults(options)
+    shares = [FaultShare(entry.fault.kind, entry.weight, entry.is_kill) for entry in chosen]
+    stage = _stage_options(options)
+    device_cnt = stage.device_cnt or len(stage.workloads) or DEFAULT_DEVICES
+    plan, count = _plan(options, shares, device_cnt)
+    outcome.seed = options.seed
+    outcome.where = "guest" if is_guest() else "host"
+    outcome.kernel = os.uname().release
+    outcome.versions = _versions()
+    outcome.planned_kinds = tuple(share.kind for share in shares)
+    say(f"campaign {outcome.name}: {outcome.command}")
+    campaign = Campaign(
+        build=STAGES[options.provider],
+        stage=stage,
+        plan=plan,
+        planned_cnt=count,
+        seconds=options.seconds,
+        faults={entry.fault.kind: entry.fault for entry in chosen},
+        is_guest=is_guest(),
+    )
+    with View() as view:
+        run_campaign(campaign, outcome, view)
+
+
+def new_outcome(options: argparse.Namespace) -> CampaignOutcome:
+    """An outcome with nothing in it yet but what was asked for."""
+    return CampaignOutcome(
+        name=campaign_name(options),
+        provider=options.provider,
+        where=options.where,
+        seed=options.seed,
+        command=replay_command(options),
+    )
+
+
+def _chosen_faults(options: argparse.Namespace) -> list[CatalogEntry]:
+    names = [name for name in options.faults.split(",") if name]
+    offers = offers_here(options.provider)
+    chosen = []
+    for entry in entries(names):
+        missing = missing_needs(entry, options.provider, offers)
+        if not missing:
+            chosen.append(entry)
+        elif entry.fault.kind in names:
+            raise ValueError(f"{entry.fault.kind} can not be inflicted here: {missing[0]}")
+    if not chosen:
+        raise ValueError("no fault is left to be inflicted")
+    return chosen
+
+
+def _plan(
+    options: argparse.Namespace, shares: list[FaultShare], device_cnt: int
+) -> tuple[Iterable[PlannedFault], int]:
+    if options.seconds is not None:
+        return endless_plan(options.seed, shares, device_cnt), 0
+    plan = make_plan(options.seed, shares, options.kills or DEFAULT_KILLS, device_cnt)
+    return plan, len(plan)
+
+
+def _stage_options(options: argparse.Namespace) -> StageOptions:
+    return StageOptions(
+        provider=options.provider,
+        seed=options.seed,
+        device_cnt=options.devices,
+        standbys=options.standbys or STANDBYS[options.provider],
+        workloads=tuple(name for name in options.workloads.split(",") if name),
+        runtime=options.runtime,
+        pause_s=options.pause,
+        patience_s=options.patience,
+        log_folder=options.json.parent / "chaos-logs" / campaign_name(options),
+    )
+
+
+def _versions() -> dict[str, str]:
+    """What was tested and by what; a tool that is missing is left out."""
+    found = {"python": platform.python_version()}
+    tools = {
+        "obdsup": [venv_program("obdsup"), "--version"],
+        "runc": ["runc", "--version"],
+        "containerd": ["containerd", "--version"],
+        "fio": ["fio", "--version"],
+    }
+    for name, command in tools.items():
+        try:
+            found[name] = run(command, what=name, timeout_s=30).splitlines()[0].strip()
+        except (RigError, IndexError):
+            continue
+    return found

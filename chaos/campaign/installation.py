@@ -1,0 +1,67 @@
+"""An installation of a campaign's own: folders, a supervisor with standbys, and its taking down."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from chaos.rig.node import Node, wait_until
+from chaos.rig.problem import say
+
+__all__ = ["Installation", "memory_folder"]
+
+KEPT_LOG_BYTES = 256 * 1024  # the end of each
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """One supervisor in folders of this process's own; ``name`` is in the folders' names."""
+
+    node: Node
+    scratch: Path  # on a disk, outside of what is tested; gone after the campaign
+
+    @classmethod
+    def build(
+        cls, stack: ExitStack, provider: str, standbys: int, patience_s: float, log_folder: Path
+    ) -> Installation:
+        """Makes the folders, starts the supervisor, and returns when it answers.
+
+        What it put up is taken down by ``stack``, the logs are kept in ``log_folder``.
+
+        Raises:
+            RigError: the supervisor does not answer.
+        """
+        prefix = f"obdsup-chaos-{os.getpid()}-"
+        run_dir = Path(tempfile.mkdtemp(prefix=prefix, dir=memory_folder()))
+        state_dir = Path(tempfile.mkdtemp(prefix=prefix, dir="/var/tmp"))
+        scratch = Path(tempfile.mkdtemp(prefix=prefix, dir="/var/tmp"))
+        node = Node(run_dir, state_dir, provider, patience_s, standbys=standbys)
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+        stack.callback(node.clean_up)
+        stack.callback(_keep_logs, [run_dir, state_dir], log_folder)
+        say(f"supervisor: start, provider {provider}, {standbys} standbys")
+        node.start_supervisor()
+        wait_until(node.is_answering, patience_s, "an answer of the supervisor")
+        return cls(node, scratch)
+
+
+def memory_folder() -> str:
+    """Where the run directory goes: on a tmpfs, as /run is on an installed system."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    tmpfs = {fields[1] for fields in mounts if fields[2] == "tmpfs"}
+    usable = (f for f in ("/run", "/dev/shm") if f in tmpfs and os.access(f, os.W_OK))
+    return next(usable, "/tmp")
+
+
+def _keep_logs(folders: list[Path], log_folder: Path) -> None:
+    shutil.rmtree(log_folder, ignore_errors=True)
+    log_folder.mkdir(parents=True, exist_ok=True)
+    for folder in folders:
+        for log in folder.rglob("*.log"):
+            if log.is_file():
+                name = str(log.relative_to(folder)).replace("/", "-")
+                (log_folder / name).write_bytes(log.read_bytes()[-KEPT_LOG_BYTES:])

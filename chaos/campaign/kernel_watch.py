@@ -1,0 +1,48 @@
+"""What the kernel complained of during a campaign, collected as it goes: its buffer is small."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from chaos.rig.kernel_log import KernelLog, offending
+from guest.dmesg import complaints
+
+__all__ = ["KernelWatch"]
+
+MARKER = "obdsup-chaos: since here"
+
+
+class KernelWatch:
+    """The kernel log from the construction on.
+
+    Args:
+        devices: kernel names of the block devices under test.
+        is_ours: the machine runs nothing else (the guest): any complaint of any block or SCSI layer
+            counts, not only those that name our devices.
+    """
+
+    def __init__(self, devices: Sequence[str], *, is_ours: bool) -> None:
+        self.complaints: list[str] = []
+        self._devices = devices
+        self._is_ours = is_ours
+        self._is_readable = True
+        self._log = KernelLog()
+
+    def collect(self) -> None:
+        """Judges what was said since the last time."""
+        lines = self._log.lines()
+        self._log.mark()
+        if lines is None:
+            self._is_readable = False
+            return
+        if self._is_ours:
+            self.complaints += complaints("\n".join([MARKER, *lines]), MARKER)
+            return
+        for device in self._devices:
+            self.complaints += offending(lines, device, is_strict=False)
+
+    def verdict(self) -> str:
+        """One line for the report."""
+        if self.complaints:
+            return f"{len(self.complaints)} complaints"
+        return "clean" if self._is_readable else "not readable here"

@@ -1,0 +1,57 @@
+"""The stage of ringd's load front end: no block device, no mount, every read checked."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+from chaos.campaign.installation import Installation
+from chaos.campaign.ring_load import RingLoad
+from chaos.campaign.stage import LoadedDevice, Stage, StageOptions
+from chaos.faults.base import Need, TargetDevice
+from chaos.rig.counters import DeviceJournal
+from chaos.rig.problem import say
+
+__all__ = ["build_ring_stage"]
+
+SIZE_BYTES = 64 * 1024 * 1024
+# Unlike each other: many small commands, large ones, writes with discards, flushes.
+LOADS = (
+    "--qd 16 --read-percent 60 --max-sectors 16 --flush-percent 0 --discard-percent 2",
+    "--qd 8 --read-percent 50 --max-sectors 128 --flush-percent 0 --discard-percent 5",
+    "--qd 32 --read-percent 30 --max-sectors 8 --flush-percent 0 --discard-percent 1",
+    "--qd 8 --read-percent 70 --max-sectors 32 --flush-percent 1 --discard-percent 2",
+)
+DEFAULT_DEVICES = len(LOADS)
+
+
+def build_ring_stage(options: StageOptions, stack: ExitStack) -> Stage:
+    """See ``StageBuilder``; the devices are called d0, d1, …"""
+    installation = Installation.build(
+        stack, "load", options.standbys, options.patience_s, options.log_folder
+    )
+    node = installation.node
+    offers = {Need.SUPERVISED} | ({Need.ROOT} if os.geteuid() == 0 else set())
+    stage = Stage(node, installation.scratch, frozenset(offers))
+    for number in range(options.device_cnt or DEFAULT_DEVICES):
+        name = f"d{number}"
+        load = f"{LOADS[number % len(LOADS)]} --seed {options.seed + number}"
+        say(f"device: create {name} ({load})")
+        stage.loads.append(_make_device(installation, name, load))
+    return stage
+
+
+def _make_device(installation: Installation, name: str, load: str) -> LoadedDevice:
+    node = installation.node
+    (node.run_dir / "rings" / f"{name}.options").write_text(load)
+    data, index = (installation.scratch / f"{name}.{part}" for part in ("data", "index"))
+    node.obdsup("image", "new-upper", "--size", str(SIZE_BYTES), str(data), str(index))
+    config = installation.scratch / f"{name}.config.v1.json"
+    upper = {"data": str(data), "index": str(index)}
+    config.write_text(json.dumps({"repoBlobUrl": "", "lowers": [], "upper": upper}))
+    node.obdsup("device", "create", name, "--image", str(config), "--writable")
+    journal = DeviceJournal(node.run_dir, name)
+    target = TargetDevice(name, journal, None, (), Path(data), Path(index))
+    return LoadedDevice(target, RingLoad(node, name, journal))

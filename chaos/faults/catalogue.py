@@ -1,0 +1,59 @@
+"""All faults by name, how often each comes up, and where each can be inflicted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Set
+from dataclasses import dataclass
+
+from chaos.faults.base import Fault, Need
+from chaos.faults.processes import AllWorkersKill, BothKill, StandbyKill, SupervisorKill, WorkerKill
+
+__all__ = ["CATALOGUE", "CatalogEntry", "entries", "missing_needs"]
+
+ANYWHERE = frozenset({"load", "fuse", "tcmu"})
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogEntry:
+    """A fault. ``weight``: how often it comes up beside others; ``is_kill``: a serving worker
+    dies of each; ``providers``: where it means something."""
+
+    fault: Fault
+    weight: int
+    is_kill: bool = False
+    providers: Set[str] = ANYWHERE
+
+
+CATALOGUE: dict[str, CatalogEntry] = {
+    entry.fault.kind: entry
+    for entry in (
+        CatalogEntry(WorkerKill(), 200, is_kill=True),
+        CatalogEntry(BothKill(), 4, is_kill=True),
+        CatalogEntry(AllWorkersKill(), 4, is_kill=True),
+        CatalogEntry(SupervisorKill(), 6),
+        CatalogEntry(StandbyKill(), 6),
+    )
+}
+
+
+def entries(names: Iterable[str]) -> list[CatalogEntry]:
+    """The entries of these names, in the catalogue's order; ``all`` is every one.
+
+    Raises:
+        ValueError: a name that is none; says which there are.
+    """
+    wanted = set(names)
+    unknown = wanted - CATALOGUE.keys() - {"all"}
+    if unknown:
+        raise ValueError(
+            f"no fault is called {', '.join(sorted(unknown))}; there are {', '.join(CATALOGUE)}"
+        )
+    return [e for name, e in CATALOGUE.items() if name in wanted or "all" in wanted]
+
+
+def missing_needs(entry: CatalogEntry, provider: str, offers: Set[Need]) -> list[str]:
+    """Why the fault can not be inflicted there, one line each; empty when it can."""
+    missing = sorted(f"needs {need.value}" for need in entry.fault.needs - offers)
+    if provider not in entry.providers:
+        missing.append(f"means nothing with provider {provider}")
+    return missing
