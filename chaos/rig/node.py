@@ -94,13 +94,17 @@ class Node:
                 start_new_session=True,
             )
 
+    def supervisor_process(self) -> Process | None:
+        """The supervisor if it runs; None when it ended or was never started."""
+        return Process.of(self._supervisor.pid) if self._supervisor else None
+
     def supervisor(self) -> Process:
         """The running supervisor.
 
         Raises:
             RigError: it ended without having been killed by us.
         """
-        process = Process.of(self._supervisor.pid) if self._supervisor else None
+        process = self.supervisor_process()
         if process is None:
             raise RigError(f"the supervisor ended: {self.log_end()}")
         return process
