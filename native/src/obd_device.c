@@ -9,9 +9,15 @@
 #include <unistd.h>
 
 #include "obd_barrier.h"
+#include "obd_crash.h"
+#include "obd_planted.h"
 
 #define INLINE_READ_SECTORS 128u /* 64 KiB */
 #define SERVE_BATCH	    64u	 /* commands of one device before the others have their turn */
+
+/* of planted faults */
+#define ANSWERED_EARLY_MS 5
+#define REPLAYED_LATE_MS  300
 
 uint64_t obd_now_ns(void)
 {
@@ -51,6 +57,7 @@ static int start_writing(struct obd_device *device, struct obd_errinfo *info)
 
 	if (!obd_image_has_upper(device->image))
 		return 0;
+	OBD_CRASH_POINT("attach.writer");
 	rc = obd_image_start_writing(device->image, &device->flight.journal.header->append_reserved,
 				     info);
 	device->is_writing = !rc;
@@ -78,8 +85,10 @@ static int attach_fresh(struct obd_device *device, const struct obd_journal_iden
 {
 	struct obd_flight *flight = &device->flight;
 	uint32_t tail = 0;
-	int rc = obd_journal_prepare(&flight->journal, identity, device->name, info);
+	int rc;
 
+	OBD_CRASH_POINT("attach.prepare");
+	rc = obd_journal_prepare(&flight->journal, identity, device->name, info);
 	if (!rc)
 		rc = start_writing(device, info);
 	if (!rc && obd_ring_tail(&flight->ring, &tail))
@@ -97,8 +106,11 @@ static int attach_recover(struct obd_device *device, const struct obd_journal_id
 			  struct obd_errinfo *info)
 {
 	struct obd_flight *flight = &device->flight;
-	int rc = obd_journal_open(&flight->journal, identity, device->name, info);
+	int rc;
 
+	OBD_CRASH_POINT("attach.open");
+	rc = obd_journal_open(&flight->journal, identity, device->name, info);
+	OBD_CRASH_POINT("attach.check");
 	if (!rc)
 		rc = obd_flight_check(flight, device->name, info);
 	if (!rc)
@@ -157,6 +169,7 @@ int obd_device_create(const struct obd_attach_spec *spec, struct obd_pool *pool,
 	device->unit.is_writable = obd_image_has_upper(spec->image);
 	memcpy(device->unit.uuid, spec->device_uuid, sizeof(device->unit.uuid));
 	rc = attach(device, spec, info);
+	OBD_CRASH_POINT("attach.taken");
 	if (rc) {
 		obd_device_destroy(device);
 		return rc;
@@ -186,9 +199,13 @@ void obd_device_destroy(struct obd_device *device)
 		return;
 	if (device->id)
 		obd_pool_remove_lane(device->pool, &device->lane);
-	if (device->is_writing)
+	if (device->is_writing) {
+		OBD_CRASH_POINT("detach.writer");
 		obd_image_stop_writing(device->image);
+	}
+	OBD_CRASH_POINT("detach.owner");
 	disown(device);
+	OBD_CRASH_POINT("detach.unlock");
 	obd_flight_deinit(&device->flight);
 	obd_ring_deinit(&device->flight.ring);
 	obd_journal_close(&device->flight.journal);
@@ -233,6 +250,9 @@ void obd_device_kick(struct obd_device *device)
 	if (!device->needs_kick || device->failed)
 		return;
 	device->needs_kick = false;
+	if (OBD_CHEAT_NOW(swallow_kick))
+		return;
+	OBD_CRASH_POINT("serve.kick");
 	kick(device);
 }
 
@@ -313,6 +333,8 @@ static void run_on_pool(struct obd_task *task)
 	struct obd_command *command = (struct obd_command *)task;
 	struct obd_command_site site = site_of(command);
 
+	if (OBD_CHEAT(slow_lap) && !site.slot->ring_offset)
+		obd_planted_sleep_ms(1500);
 	obd_command_run(&site, &command->op, 0, &command->response);
 }
 
@@ -336,12 +358,26 @@ static void start(struct obd_command *command, uint64_t now_ns)
 	struct obd_command_site site = site_of(command);
 
 	obd_flight_start(&device->flight, command->slot);
+	if (OBD_CHEAT_NOW(answer_early) && command->op.kind == OBD_SCSI_WRITE &&
+	    !command->is_replay) {
+		obd_planted_write_later(&site, &command->op, ANSWERED_EARLY_MS);
+		obd_respond_good(&command->response);
+		return publish(command, now_ns);
+	}
 	if (is_quick(&command->op) &&
 	    !obd_command_run(&site, &command->op, OBD_READ_NOWAIT, &command->response))
 		return publish(command, now_ns);
 	command->task.run = run_on_pool;
 	device->running++;
 	obd_pool_submit(device->pool, &device->lane, &command->task);
+}
+
+/* A planted fault: the write of a recovered command is done once more, over newer ones. */
+static void replay_late(const struct obd_command *command)
+{
+	struct obd_command_site site = site_of(command);
+
+	obd_planted_write_later(&site, &command->op, REPLAYED_LATE_MS);
 }
 
 /*
@@ -357,10 +393,14 @@ static void continue_replay(struct obd_device *device, uint64_t now_ns)
 		if (!changes_data(&command->op))
 			continue; /* started by obd_device_begin */
 		command->is_replay = device->is_replaying = true;
+		OBD_CRASH_POINT("replay.write");
+		if (OBD_CHEAT(late_replay) && command->op.kind == OBD_SCSI_WRITE)
+			replay_late(command);
 		start(command, now_ns);
 	}
 	if (device->is_attached || device->is_replaying)
 		return;
+	OBD_CRASH_POINT("replay.done");
 	device->is_attached = true;
 	device->is_ready = true;
 	obd_store_relaxed(&obd_journal_counters(&device->flight.journal)->attached_ns, now_ns);
@@ -370,6 +410,7 @@ void obd_device_begin(struct obd_device *device)
 {
 	uint64_t now_ns = obd_now_ns();
 
+	OBD_CRASH_POINT("attach.kick");
 	/* The predecessor may have died between publishing and kicking. */
 	device->needs_kick = true;
 	obd_device_kick(device);
@@ -378,8 +419,10 @@ void obd_device_begin(struct obd_device *device)
 		struct obd_command_site site = site_of(command);
 
 		obd_command_decode(&site, &command->op);
-		if (!changes_data(&command->op))
-			start(command, now_ns);
+		if (changes_data(&command->op))
+			continue;
+		OBD_CRASH_POINT("replay.read");
+		start(command, now_ns);
 	}
 	continue_replay(device, now_ns);
 }

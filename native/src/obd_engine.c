@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "obd_barrier.h"
+#include "obd_crash.h"
 #include "obd_device.h"
 #include "obd_pool.h"
 
@@ -191,8 +192,13 @@ int obd_engine_detach(struct obd_engine *engine, uint32_t device_id, uint32_t ti
 		return obd_fail_value(info, OBD_E_INVAL, NULL, "no such device to detach", 0, 0,
 				      device_id);
 	}
+	if (OBD_CHEAT(half_detach)) {
+		pthread_mutex_unlock(&engine->mutex);
+		return 0;
+	}
 	device->wants_detach = true;
 	wake(engine);
+	OBD_CRASH_POINT("drain.asked");
 	while (device->phase != OBD_DEVICE_DRAINED)
 		if (pthread_cond_timedwait(&engine->drained, &engine->mutex, &until) == ETIMEDOUT)
 			break;
@@ -206,6 +212,7 @@ int obd_engine_detach(struct obd_engine *engine, uint32_t device_id, uint32_t ti
 		return OBD_E_TIMEOUT;
 	}
 	obd_device_destroy(device);
+	OBD_CRASH_POINT("detach.done");
 	return 0;
 }
 
@@ -282,8 +289,10 @@ static void drain(struct obd_engine *engine)
 			device->is_ready |= device->phase == OBD_DEVICE_DRAINING;
 			device->phase = OBD_DEVICE_SERVING;
 		} else if (is_at_boundary(device)) {
+			OBD_CRASH_POINT("drain.kick");
 			obd_device_kick(device);
 			unpoll(engine, device);
+			OBD_CRASH_POINT("drain.done");
 			device->phase = OBD_DEVICE_DRAINED;
 			*at = device->next;
 			pthread_cond_broadcast(&engine->drained);

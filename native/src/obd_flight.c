@@ -162,7 +162,8 @@ int obd_flight_publish(struct obd_flight *flight, uint32_t index,
 
 	/* Pairs with obd_journal_own of a successor: it takes the ring only after this process is
 	 * proven dead or drained; this check is the second line. */
-	if (obd_load_acquire(&header->generation) != flight->journal.generation)
+	if (!OBD_CHEAT(no_generation_check) &&
+	    obd_load_acquire(&header->generation) != flight->journal.generation)
 		return OBD_E_STALE;
 	if (obd_ring_tail(ring, &before))
 		return OBD_E_RING;

@@ -2,10 +2,14 @@
 
 #include <stdlib.h>
 
+#include "obd_crash.h"
 #include "obd_index.h"
 #include "obd_layer.h"
+#include "obd_planted.h"
 #include "obd_scratch.h"
 #include "obd_upper.h"
+
+#define WRONG_SECTORS 8 /* of the planted fault wrong_lba */
 
 struct obd_image {
 	struct obd_upper *upper; /* NULL: read-only */
@@ -27,7 +31,10 @@ static int open_lowers(struct obd_image *image, const struct obd_image_spec *spe
 		return obd_fail(info, OBD_E_NOMEM, NULL, "image");
 	for (uint32_t i = 0; i < spec->lower_cnt; i++) {
 		struct obd_layer *layer = &image->layers[i];
-		int rc = obd_layer_init(layer, spec->lower_paths[i], (uint8_t)i, info);
+		int rc;
+
+		OBD_CRASH_POINT("image.lower");
+		rc = obd_layer_init(layer, spec->lower_paths[i], (uint8_t)i, info);
 
 		if (rc) {
 			free(lists);
@@ -72,11 +79,13 @@ int obd_image_create(const struct obd_image_spec *spec, struct obd_errinfo *info
 
 	if (rc)
 		return rc;
+	OBD_CRASH_POINT("image.open");
 	image = calloc(1, sizeof(*image) + spec->lower_cnt * sizeof(image->layers[0]));
 	if (!image)
 		return obd_fail(info, OBD_E_NOMEM, NULL, "image");
 	rc = open_lowers(image, spec, info);
 	if (!rc && spec->upper_data) {
+		OBD_CRASH_POINT("image.upper");
 		rc = obd_upper_create(spec->upper_data, spec->upper_index, (uint8_t)spec->lower_cnt,
 				      info, &image->upper);
 		if (!rc && obd_upper_virtual_size_bytes(image->upper))
@@ -87,6 +96,9 @@ int obd_image_create(const struct obd_image_spec *spec, struct obd_errinfo *info
 		return rc;
 	}
 	image->sectors = image->virtual_size_bytes / OBD_SECTOR_BYTES;
+	if (OBD_CHEAT(two_devices_mixed))
+		obd_planted_add_image(image);
+	OBD_CRASH_POINT("image.opened");
 	*ret = image;
 	return 0;
 }
@@ -95,6 +107,8 @@ void obd_image_destroy(struct obd_image *image)
 {
 	if (!image)
 		return;
+	if (OBD_CHEAT(two_devices_mixed))
+		obd_planted_remove_image(image);
 	obd_upper_destroy(image->upper);
 	obd_index_deinit(&image->lowers);
 	for (uint32_t i = 0; i < image->layer_cnt; i++)
@@ -199,7 +213,9 @@ int obd_image_read(struct obd_image *image, uint64_t lba, uint32_t sector_cnt,
 
 	if (!rc)
 		rc = check_buffers(sector_cnt, iov, iov_cnt, info);
-	if (!rc && image->upper)
+	if (OBD_CHEAT_NOW(two_devices_mixed))
+		image = obd_planted_other_image(image);
+	if (!rc && image->upper && !OBD_CHEAT_NOW(stale_read))
 		rc = collect_upper(image, lba, end, info, &segments, &cnt);
 	obd_cursor_init(&cursor, iov, iov_cnt);
 	for (size_t i = 0; i < cnt && !rc; i++) {
@@ -255,8 +271,10 @@ int obd_image_write(struct obd_image *image, uint64_t lba, uint32_t sector_cnt,
 		rc = check_range(image, lba, sector_cnt, info);
 	if (!rc)
 		rc = check_buffers(sector_cnt, iov, iov_cnt, info);
-	if (rc || !sector_cnt)
+	if (rc || !sector_cnt || OBD_CHEAT_NOW(drop_write))
 		return rc;
+	if (OBD_CHEAT_NOW(wrong_lba) && lba + sector_cnt + WRONG_SECTORS <= image->sectors)
+		lba += WRONG_SECTORS;
 	return obd_upper_write(image->upper, lba, sector_cnt, iov, iov_cnt, flags, info);
 }
 

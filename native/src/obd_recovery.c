@@ -188,7 +188,9 @@ void obd_flight_recover(struct obd_flight *flight, struct obd_recovery *ret)
 	finish_publication(flight, ret);
 	flight->free_cnt = 0;
 	for (uint32_t i = journal->slot_cnt; i-- > 0;) {
-		if (is_in_flight(flight, i)) {
+		bool is_lost = OBD_CHEAT(lose_in_flight) && !ret->recovered && !ret->dropped;
+
+		if (is_in_flight(flight, i) && !is_lost) {
 			ret->slots[ret->recovered++] = i;
 			continue;
 		}

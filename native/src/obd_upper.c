@@ -10,7 +10,9 @@
 
 #include "obd_barrier.h"
 #include "obd_bytes.h"
+#include "obd_crash.h"
 #include "obd_map.h"
+#include "obd_planted.h"
 
 #define CHUNK_RECORDS	  4096u
 #define WRITE_MAX_RECORDS 64u /* one write: 512 MiB; the kernel sends 512 KiB at most */
@@ -378,6 +380,8 @@ static int set_lock(struct obd_upper *upper, short type)
 	struct flock lock = {.l_type = type, .l_whence = SEEK_SET};
 	int rc;
 
+	if (OBD_CHEAT(no_lock))
+		return 0;
 	do {
 		rc = fcntl(upper->index.fd, F_OFD_SETLK, &lock);
 	} while (rc < 0 && errno == EINTR);
@@ -397,6 +401,7 @@ static int become_writer(struct obd_upper *upper, uint64_t *reserved, struct obd
 	if (rc)
 		return rc;
 	if (index_bytes > upper->index_end) {
+		OBD_CRASH_POINT("upper.cut");
 		/* half a record, or records whose data a power cut took: never acknowledged as
 		 * durable, and later records must not be framed by them */
 		if (ftruncate(upper->index.fd, (off_t)upper->index_end) < 0)
@@ -405,7 +410,7 @@ static int become_writer(struct obd_upper *upper, uint64_t *reserved, struct obd
 		upper->torn_bytes_cut += index_bytes - upper->index_end;
 	}
 	upper->data_end = data_bytes;
-	if (*reserved > upper->data_end)
+	if (*reserved > upper->data_end && !OBD_CHEAT(no_high_water_mark))
 		upper->data_end = *reserved;
 	if (upper->data_end > (uint64_t)INT64_MAX - 511)
 		return obd_fail_value(info, OBD_E_INVAL, upper->data.path, "append position", 0,
@@ -428,13 +433,16 @@ int obd_upper_start_writing(struct obd_upper *upper, uint64_t *reserved, struct 
 		rc = obd_fail(info, OBD_E_INVAL, upper->index.path, "already the writer");
 		goto out;
 	}
+	OBD_CRASH_POINT("upper.lock");
 	err = set_lock(upper, F_WRLCK);
 	if (err) {
 		rc = obd_fail_errno(info, err == EAGAIN || err == EACCES ? OBD_E_LOCKED : OBD_E_IO,
 				    err, upper->index.path, "writer's lock");
 		goto out;
 	}
+	OBD_CRASH_POINT("upper.follow");
 	rc = become_writer(upper, reserved, info);
+	OBD_CRASH_POINT("upper.writing");
 	if (rc)
 		set_lock(upper, F_UNLCK);
 out:
@@ -524,6 +532,7 @@ static int commit_records(struct obd_upper *upper, const uint8_t *records, size_
 	    code_of_write(errno) == OBD_E_NOSPACE)
 		return fail_at(&upper->index, "append index records", OBD_E_NOSPACE, errno,
 			       upper->index_end, info);
+	OBD_CRASH_POINT("upper.record");
 	err = write_all(upper->index.fd, records, bytes, upper->index_end);
 	if (err) {
 		/* what reached the file is not acknowledged: take it back. Should even that fail,
@@ -534,6 +543,7 @@ static int commit_records(struct obd_upper *upper, const uint8_t *records, size_
 		return fail_at(&upper->index, "append index record", code_of_write(err), err,
 			       upper->index_end, info);
 	}
+	OBD_CRASH_POINT("upper.visible");
 	pthread_rwlock_wrlock(&upper->map_lock);
 	for (size_t i = 0; i < cnt; i++)
 		obd_map_insert(&upper->map,
@@ -560,6 +570,7 @@ static int reserve_extent(struct obd_upper *upper, uint64_t length, struct obd_e
 		upper->data_end += length;
 		/* pairs with the acquire of a successor's start_writing: the extent is known to be
 		 * ours before a byte of it is written */
+		OBD_CRASH_POINT("upper.reserve");
 		if (*upper->reserved < upper->data_end)
 			obd_store_release(upper->reserved, upper->data_end);
 	}
@@ -604,6 +615,7 @@ int obd_upper_write(struct obd_upper *upper, uint64_t lba, uint32_t sector_cnt,
 	uint64_t length = (uint64_t)sector_cnt * 512;
 	uint64_t at = 0;
 	uint64_t ticket = 0;
+	int flight = -1;
 	int rc;
 
 	if (cnt > WRITE_MAX_RECORDS)
@@ -612,13 +624,23 @@ int obd_upper_write(struct obd_upper *upper, uint64_t lba, uint32_t sector_cnt,
 	rc = reserve_extent(upper, length, info, &at, &ticket);
 	if (rc)
 		return rc;
+	OBD_CRASH_POINT("upper.data");
+	if (OBD_CHEAT(late_landing))
+		flight = obd_planted_take_off(upper->data.path, at, length, iov, iov_cnt);
+	if (sector_cnt > 1 && OBD_CHEAT_NOW(torn_write))
+		length = sector_cnt / 2 * 512ull;
 	rc = write_data(upper, at, length, iov, iov_cnt, info);
+	length = (uint64_t)sector_cnt * 512;
+	if (OBD_CHEAT(late_landing))
+		obd_planted_landed(flight);
+	OBD_CRASH_POINT("upper.written");
 	encode_records(lba, sector_cnt, at / 512, false, upper->tag, records);
 
 	pthread_mutex_lock(&upper->commit);
 	wait_turn(upper, ticket);
 	if (!rc)
 		rc = commit_records(upper, records, cnt, info);
+	OBD_CRASH_POINT("upper.committed");
 	if (!rc)
 		upper->committed_sectors = (at + length) / 512;
 	else if (upper->data_end == at + length)
@@ -661,6 +683,8 @@ int obd_upper_discard(struct obd_upper *upper, uint64_t lba, uint64_t sector_cnt
  */
 static int sync_file(struct obd_upper *upper, struct obd_file *file, struct obd_errinfo *info)
 {
+	if (OBD_CHEAT(sync_nothing))
+		return 0;
 	if (!upper->sync_errno && fdatasync(file->fd) < 0)
 		upper->sync_errno = errno;
 	if (upper->sync_errno)
@@ -678,9 +702,12 @@ int obd_upper_flush(struct obd_upper *upper, struct obd_errinfo *info)
 	/* one that began after we came, and is over: it did our work, unless it failed */
 	if (upper->flushes_begun == begun_before || upper->sync_errno) {
 		obd_store_release(&upper->flushes_begun, upper->flushes_begun + 1);
+		OBD_CRASH_POINT("flush.data");
 		rc = sync_file(upper, &upper->data, info);
+		OBD_CRASH_POINT("flush.index");
 		if (!rc)
 			rc = sync_file(upper, &upper->index, info);
+		OBD_CRASH_POINT("flush.done");
 	}
 	pthread_mutex_unlock(&upper->flush);
 	return rc;
