@@ -2,13 +2,30 @@
 
 The generated C is not kept: it is made anew at each build from the declarations, which the
 compiler checks against the headers, so nothing can drift.
+
+``python native/obd_build.py ARCHIVE MODULE``: the same module from an archive of native/src that
+was compiled otherwise (with test hooks). MODULE is replaced in one step.
 """
 
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
 from pathlib import Path
 
 from cffi import FFI
 
 HERE = Path(__file__).parent
+LIBRARIES = ["lz4", "zstd"]
+COMPILE_ARGS = [
+    "-std=gnu11",
+    "-D_GNU_SOURCE",
+    "-pthread",
+    "-O2",
+    "-g",
+    "-fvisibility=hidden",
+]
 
 ffibuilder = FFI()
 ffibuilder.cdef((HERE / "obd.cdef.txt").read_text())
@@ -19,13 +36,23 @@ ffibuilder.set_source(
     sources=sorted(f"native/src/{path.name}" for path in (HERE / "src").glob("*.c")),
     depends=sorted(f"native/src/{path.name}" for path in (HERE / "src").glob("*.h")),
     include_dirs=["native/src"],
-    libraries=["lz4", "zstd"],
-    extra_compile_args=[
-        "-std=gnu11",
-        "-D_GNU_SOURCE",
-        "-pthread",
-        "-O2",
-        "-g",
-        "-fvisibility=hidden",
-    ],
+    libraries=LIBRARIES,
+    extra_compile_args=COMPILE_ARGS,
 )
+
+
+def link(archive: Path, module: Path) -> None:
+    """Makes the module from the whole archive: also from what is only run when it is loaded."""
+    with tempfile.TemporaryDirectory(dir=module.parent) as folder:
+        source, made = Path(folder, "binding.c"), Path(folder, module.name)
+        ffibuilder.emit_c_code(str(source))
+        includes = [f"-I{HERE / 'src'}", f"-I{sysconfig.get_path('include')}"]
+        whole = ["-Wl,--whole-archive", str(archive), "-Wl,--no-whole-archive"]
+        libraries = [f"-l{name}" for name in LIBRARIES]
+        command = ["gcc", *COMPILE_ARGS, "-fPIC", "-shared", *includes, str(source)]
+        subprocess.run([*command, *whole, *libraries, "-o", str(made)], check=True)
+        os.replace(made, module)
+
+
+if __name__ == "__main__":
+    link(Path(sys.argv[1]), Path(sys.argv[2]))
