@@ -1,0 +1,1 @@
+"""fio with crc32c verification on a raw device, chunk by chunk, again and again."""
