@@ -41,6 +41,7 @@ CONNECT_RETRY_S = 0.005
 DEAD_LOGS_KEPT = 32
 STOPPED_KEPT = 8  # stopped by hand: kept so that supervisorctl can start them again
 PREWARM_TIMEOUT_S = 60.0
+WARM_PATIENCE_S = 1.0  # a standby that waits longer for one image would be missing for all others
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,8 +350,10 @@ class Fleet:
         return standbys[0] if standbys and not is_warm else None
 
     # -- threads of one worker ---------------------------------------------------------------
-    def _thread(self, name: str, call: Callable[..., None], *arguments: object) -> None:
-        threading.Thread(target=call, args=arguments, name=name, daemon=True).start()
+    def _thread(self, name: str, call: Callable[..., None], *arguments: object) -> threading.Thread:
+        thread = threading.Thread(target=call, args=arguments, name=name, daemon=True)
+        thread.start()
+        return thread
 
     def _attend(self, worker: Worker) -> None:
         """Waits for the first hello of a worker we started."""
@@ -370,8 +373,11 @@ class Fleet:
             return
 
     def _warm(self, worker: Worker) -> None:
+        """One image after the other; one that does not answer is left to open while others do."""
         for device, image in list(self._hooks.images())[: self._settings.prewarm_max]:
-            self._prewarm_one(worker, device, image)
+            name = f"prewarm-{worker.id}"
+            opening = self._thread(name, self._prewarm_one, worker, device, image)
+            opening.join(WARM_PATIENCE_S)
         with self._changed:
             worker.is_warm = True
             self._changed.notify_all()

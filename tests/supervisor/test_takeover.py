@@ -101,6 +101,21 @@ def test_an_image_that_can_not_be_opened_blocks_its_device_only(service: FakeSer
     assert shown["reason"] == ""
 
 
+def test_an_image_that_does_not_answer_keeps_no_standby_from_getting_ready(
+    service: FakeService,
+) -> None:
+    silent = service.image("silent")
+    service.create("a")
+    service.create("b", "silent")
+    service.wait_for_standby()
+    (silent / "hang-prewarm").write_text("")
+    for _ in range(2):  # the second take-over needs the standby that met the silent image
+        service.wait_for_standby()
+        pid = service.kill_worker("a")
+        service.online_with_other_worker("a", pid)
+    (silent / "hang-prewarm").unlink()
+
+
 def test_workers_that_die_at_every_take_over_do_not_storm(service: FakeService) -> None:
     bad = service.image("bad")
     service.create("b", "bad")
