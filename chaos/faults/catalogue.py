@@ -6,7 +6,10 @@ from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
 from chaos.faults.base import Fault, Need
+from chaos.faults.handover import KillInHandover
+from chaos.faults.pauses import WorkerStop, WorkerTerm
 from chaos.faults.processes import AllWorkersKill, BothKill, StandbyKill, SupervisorKill, WorkerKill
+from chaos.faults.recovery import KillInRecovery
 
 __all__ = ["CATALOGUE", "CatalogEntry", "entries", "missing_needs"]
 
@@ -30,6 +33,10 @@ CATALOGUE: dict[str, CatalogEntry] = {
         CatalogEntry(WorkerKill(), 200, is_kill=True),
         CatalogEntry(BothKill(), 4, is_kill=True),
         CatalogEntry(AllWorkersKill(), 4, is_kill=True),
+        CatalogEntry(KillInRecovery(), 6, is_kill=True),
+        CatalogEntry(WorkerTerm(), 4, is_kill=True),
+        CatalogEntry(WorkerStop(), 4),
+        CatalogEntry(KillInHandover(), 6),
         CatalogEntry(SupervisorKill(), 6),
         CatalogEntry(StandbyKill(), 6),
     )
