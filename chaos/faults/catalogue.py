@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from chaos.faults.base import Fault, Need
 from chaos.faults.handover import KillInHandover
+from chaos.faults.lives import KillInCreate, KillInRemove
 from chaos.faults.pauses import WorkerStop, WorkerTerm
 from chaos.faults.processes import AllWorkersKill, BothKill, StandbyKill, SupervisorKill, WorkerKill
 from chaos.faults.recovery import KillInRecovery
@@ -37,6 +38,8 @@ CATALOGUE: dict[str, CatalogEntry] = {
         CatalogEntry(WorkerTerm(), 4, is_kill=True),
         CatalogEntry(WorkerStop(), 4),
         CatalogEntry(KillInHandover(), 6),
+        CatalogEntry(KillInCreate(), 3),
+        CatalogEntry(KillInRemove(), 3),
         CatalogEntry(SupervisorKill(), 6),
         CatalogEntry(StandbyKill(), 6),
     )
