@@ -25,6 +25,7 @@ __all__ = ["SCHEMA_VERSION", "Database", "Write"]
 Write = Callable[[sqlite3.Connection], object]
 BATCH_MAX = 256
 GATHER_S = 0.01  # what nobody waits for is written a moment later, when a take-over is over
+PRIMARY_CODE = 0xFF  # of SQLite's extended result codes
 log = logging.getLogger(__name__)
 
 
@@ -131,6 +132,18 @@ class Database:
                 done.set_result(value)
 
     def _transaction(self, writes: list[Write]) -> list[object]:
+        """SQLite opens what it can not write read-only, and keeps it so: then it is opened anew."""
+        try:
+            return self._attempt(writes)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & PRIMARY_CODE != sqlite3.SQLITE_READONLY:
+                raise
+        reopened = _connect(self.path)
+        self._writer.close()
+        self._writer = reopened
+        return self._attempt(writes)
+
+    def _attempt(self, writes: list[Write]) -> list[object]:
         self._writer.execute("BEGIN IMMEDIATE")
         try:
             values = [write(self._writer) for write in writes]

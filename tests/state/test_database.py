@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,3 +121,21 @@ def test_unusable_names_are_refused(name: object) -> None:
 
 def test_usable_names_are_accepted() -> None:
     assert [check_name(n) for n in ("a", "web-1", "A.b_c", "x" * 63)]
+
+
+@pytest.mark.host
+def test_a_database_that_was_read_only_when_it_was_opened_is_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    Database(path).close()
+    if subprocess.run(["chattr", "+i", path], capture_output=True).returncode:
+        pytest.skip("the file system under the test has no immutable files")
+    try:
+        database = Database(path)
+        with pytest.raises(StateError, match="readonly"):
+            database.commit(tables.put_meta({"x": "1"}))
+    finally:
+        subprocess.run(["chattr", "-i", path], check=True)
+    database.commit(tables.put_meta({"x": "2"}))
+    assert database.read(tables.meta) == {"x": "2"}
+    assert database.failure == ""
+    database.close()
