@@ -14,9 +14,11 @@ static const char usage[] =
 	"       obdsup-ringd load --name N --size BYTES --socket PATH [--seed S] [--qd 32]\n"
 	"           [--seconds T] [--read-percent 50] [--discard-percent 2] [--flush-percent 1]\n"
 	"           [--max-sectors 128] [--span BYTES] [--drain-seconds 60] [--json FILE]\n"
-	"           [--linger]\n"
+	"           [--linger] [--latency FILE] [--journal FILE] [--ledger FILE] [--survey]\n"
 	"       both: [--data-area BYTES] [--log FILE] [--detach] [--verify | --no-verify]\n"
-	"--verify fills data blocks that are not in use with a pattern; default for load.\n";
+	"--verify fills data blocks that are not in use with a pattern of 0xdb; default for load, "
+	"which\n"
+	"then takes a sector that holds it for a block nobody filled in.\n";
 
 enum {
 	OPT_NAME = 256,
@@ -40,6 +42,10 @@ enum {
 	OPT_DISCARD_PERCENT,
 	OPT_FLUSH_PERCENT,
 	OPT_LINGER,
+	OPT_LATENCY,
+	OPT_JOURNAL,
+	OPT_LEDGER,
+	OPT_SURVEY,
 };
 
 static const struct option known[] = {
@@ -64,6 +70,10 @@ static const struct option known[] = {
 	{"discard-percent", required_argument, NULL, OPT_DISCARD_PERCENT},
 	{"flush-percent", required_argument, NULL, OPT_FLUSH_PERCENT},
 	{"linger", no_argument, NULL, OPT_LINGER},
+	{"latency", required_argument, NULL, OPT_LATENCY},
+	{"journal", required_argument, NULL, OPT_JOURNAL},
+	{"ledger", required_argument, NULL, OPT_LEDGER},
+	{"survey", no_argument, NULL, OPT_SURVEY},
 	{NULL, 0, NULL, 0},
 };
 
@@ -145,16 +155,29 @@ static bool set_option(struct obd_options *o, int option, const char *value)
 		o->queue_depth = number32(value, 1, 1024, &is_good);
 		break;
 	case OPT_MAX_SECTORS:
-		o->max_sectors = number32(value, 1, OBD_KRING_CMD_MAX / OBD_SECTOR_BYTES, &is_good);
+		o->mix.max_sectors =
+			number32(value, 1, OBD_KRING_CMD_MAX / OBD_SECTOR_BYTES, &is_good);
 		break;
 	case OPT_READ_PERCENT:
-		o->read_percent = number32(value, 0, 100, &is_good);
+		o->mix.read_percent = number32(value, 0, 100, &is_good);
 		break;
 	case OPT_DISCARD_PERCENT:
-		o->discard_percent = number32(value, 0, 100, &is_good);
+		o->mix.discard_percent = number32(value, 0, 100, &is_good);
 		break;
 	case OPT_FLUSH_PERCENT:
-		o->flush_percent = number32(value, 0, 100, &is_good);
+		o->mix.flush_percent = number32(value, 0, 100, &is_good);
+		break;
+	case OPT_LATENCY:
+		o->latency = value;
+		break;
+	case OPT_JOURNAL:
+		o->journal = value;
+		break;
+	case OPT_LEDGER:
+		o->ledger = value;
+		break;
+	case OPT_SURVEY:
+		o->is_surveying = true;
 		break;
 	case OPT_LINGER:
 		o->is_lingering = true;
@@ -177,7 +200,7 @@ static int check(struct obd_options *o)
 		return mistake("--data-area must be a multiple of 4096");
 	if (o->is_fuse)
 		return o->mount ? 0 : mistake("fuse needs --mount");
-	if (o->read_percent + o->discard_percent + o->flush_percent > 100)
+	if (o->mix.read_percent + o->mix.discard_percent + o->mix.flush_percent > 100)
 		return mistake("the percentages add up to more than 100");
 	if (o->span_bytes == 0)
 		o->span_bytes = UINT64_C(1) << 30;
@@ -193,10 +216,12 @@ int obd_options_parse(int argc, char **argv, struct obd_options *ret)
 		.seed = 1,
 		.drain_seconds = 60,
 		.queue_depth = 32,
-		.max_sectors = 128,
-		.read_percent = 50,
-		.discard_percent = 2,
-		.flush_percent = 1,
+		.mix = {.read_percent = 50,
+			.discard_percent = 2,
+			.flush_percent = 1,
+			.fua_percent = 2,
+			.max_sectors = 128,
+			.unit_sectors = 1},
 	};
 	char problem[128];
 	int option, rc;

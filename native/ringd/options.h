@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "generator.h"
+
 struct obd_options {
 	const char *name;   /* of the device */
 	const char *socket; /* control socket */
@@ -20,16 +22,17 @@ struct obd_options {
 	bool is_read_only;
 
 	/* load */
-	const char *json; /* NULL: stdout only */
+	const char *json;    /* NULL: stdout only */
+	const char *latency; /* NULL, or where slices of latency go */
+	const char *journal; /* NULL, or the device's: who serves */
+	const char *ledger;  /* NULL, or what was acknowledged is kept there */
 	uint64_t seed;
 	uint64_t seconds; /* 0: until told */
 	uint64_t span_bytes;
 	uint64_t drain_seconds; /* how long what is in flight may take at the end */
 	uint32_t queue_depth;
-	uint32_t max_sectors;
-	uint32_t read_percent;
-	uint32_t discard_percent;
-	uint32_t flush_percent;
+	struct obd_mix mix;
+	bool is_surveying; /* read everything before the first write */
 	bool is_lingering; /* stay after the work is done, until stop */
 };
 

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "kring.h"
+#include "tally.h"
 
 struct obd_report {
 	uint64_t reads;
@@ -14,11 +15,7 @@ struct obd_report {
 	uint64_t discards;
 	uint64_t flushes;
 	uint64_t sectors_checked;
-	uint64_t errors;     /* commands that came back with an error */
-	uint64_t lost;	     /* sectors: older than acknowledged, at the final read-back */
-	uint64_t stale;	     /* sectors: older than acknowledged, while running */
-	uint64_t misplaced;  /* sectors: data of another LBA or device */
-	uint64_t corrupt;    /* sectors: nothing that was ever written */
+	struct obd_tally tally;
 	uint64_t unfinished; /* commands that never came back */
 	uint64_t read_back;  /* sectors read back at the end */
 	uint64_t elapsed_ns; /* of the generating phase */
@@ -29,11 +26,10 @@ struct obd_report {
 
 /* Whether everything is as it must be. */
 bool obd_report_is_good(const struct obd_report *report);
-/* Writes the JSON object and a newline into text[space]; returns its length, below space. */
-size_t obd_report_format(const struct obd_report *report, const char *name, uint64_t seed,
-			 const struct obd_kring_stat *ring, const struct obd_gap_summary *gaps,
-			 char *text, size_t space);
-/* Replaces the file at path in one step. Returns 0 or a negative errno. */
-int obd_report_save(const char *path, const char *text, size_t bytes);
+/* Makes the JSON object with a newline, *ret of *ret_bytes, to be freed. Returns 0 or a negative
+ * errno. */
+int obd_report_format(const struct obd_report *report, const char *name, uint64_t seed,
+		      const struct obd_kring_stat *ring, const struct obd_gap_summary *gaps,
+		      char **ret, size_t *ret_bytes);
 
 #endif

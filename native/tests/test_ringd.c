@@ -4,7 +4,6 @@
  */
 #include "../ringd/gaps.c"
 #include "../ringd/kring.c"
-#include "../ringd/model.c"
 #include "../ringd/scsi.c"
 
 #undef NDEBUG
@@ -210,43 +209,6 @@ static void test_hostile_memory_breaks_the_ring_only(void)
 	assert(broken > HOSTILE_RUNS / 2 && log_lines >= broken);
 }
 
-static void test_model_tells_old_misplaced_and_corrupt_apart(void)
-{
-	struct obd_model *model = obd_model_create(7, 8, 64);
-	uint8_t old[512], new[512], other[512], wrong[512] = {1};
-	uint32_t acked;
-
-	assert(model);
-	obd_model_start_write(model, 5, 1, old);
-	assert(obd_model_is_busy(model, 0, 6) && !obd_model_is_busy(model, 6, 58));
-	assert(obd_model_check(model, 5, 0, old) == OBD_SECTOR_GOOD); /* in flight: may be seen */
-	obd_model_end_write(model, 5, 1, true);
-	obd_model_start_write(model, 5, 1, new);
-	obd_model_start_read(model, 5, 1, &acked);
-	assert(obd_model_check(model, 5, acked, old) == OBD_SECTOR_GOOD);
-	obd_model_end_write(model, 5, 1, true);
-	assert(obd_model_check(model, 5, acked, old) == OBD_SECTOR_GOOD); /* sent before the end */
-	obd_model_start_read(model, 5, 1, &acked);
-	assert(obd_model_check(model, 5, acked, new) == OBD_SECTOR_GOOD);
-	assert(obd_model_check(model, 5, acked, old) == OBD_SECTOR_OLD);
-	assert(obd_model_check(model, 6, 0, new) == OBD_SECTOR_MISPLACED);
-	assert(obd_model_check(model, 5, acked, wrong) == OBD_SECTOR_CORRUPT);
-	memcpy(other, new, 512);
-	other[511] ^= 1;
-	assert(obd_model_check(model, 5, acked, other) == OBD_SECTOR_CORRUPT);
-	memset(other, OBD_KRING_POISON, 512);
-	assert(obd_model_check(model, 9, 0, other) == OBD_SECTOR_CORRUPT);
-	memset(other, 0, 512);
-	assert(obd_model_check(model, 5, acked, other) == OBD_SECTOR_OLD);
-	obd_model_start_discard(model, 5, 1);
-	assert(obd_model_check(model, 5, acked, other) == OBD_SECTOR_GOOD);
-	/* never written: the first read is remembered */
-	assert(obd_model_check(model, 20, 0, wrong) == OBD_SECTOR_GOOD);
-	assert(obd_model_check(model, 20, 0, wrong) == OBD_SECTOR_GOOD);
-	assert(obd_model_check(model, 20, 0, other) != OBD_SECTOR_GOOD);
-	obd_model_destroy(model);
-}
-
 static void test_answers_of_commands(void)
 {
 	uint8_t fixed[18] = {0x70, 0, 7, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x27, 0x07};
@@ -263,7 +225,6 @@ static void test_answers_of_commands(void)
 int main(void)
 {
 	test_answers_of_commands();
-	test_model_tells_old_misplaced_and_corrupt_apart();
 	test_any_order_over_many_laps();
 	test_hostile_memory_breaks_the_ring_only();
 	return 0;
