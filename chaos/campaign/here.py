@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Iterable
 
+from chaos.campaign.block_stage import build_block_stage
 from chaos.campaign.course import Campaign, run_campaign
 from chaos.campaign.outcome import CampaignOutcome
 from chaos.campaign.plan import FaultShare, PlannedFault, endless_plan, make_plan
@@ -20,7 +21,11 @@ from chaos.rig.problem import RigError, run, say, venv_program
 
 __all__ = ["is_guest", "offers_here", "run_here"]
 
-STAGES: dict[str, StageBuilder] = {"load": build_ring_stage}
+STAGES: dict[str, StageBuilder] = {
+    "load": build_ring_stage,
+    "fuse": build_block_stage,
+    "tcmu": build_block_stage,
+}
 STANDBYS = {"load": 4, "fuse": 2, "tcmu": 2}
 
 

@@ -1,0 +1,52 @@
+"""All workloads by name: how each is made, on what image, and what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from chaos.workloads.base import Workload
+from chaos.workloads.fio.workload import Fio
+from chaos.workloads.ground import Ground
+
+__all__ = ["CATALOGUE", "WorkloadEntry", "make"]
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadEntry:
+    """One workload.
+
+    Attributes:
+        make: on a ground; see ``Workload``.
+        about: one line: what it does and how it judges.
+        tools: programs on the PATH that it stands on; a place without one can not run it.
+        image: builds the device's image in a cache folder and returns its config.v1.json; None for
+            a blank disk of ``size_bytes``.
+        has_container: it runs in one, of the ground's runtime.
+    """
+
+    make: Callable[[Ground], Workload]
+    about: str
+    tools: tuple[str, ...] = ()
+    image: Callable[[Path], Path] | None = None
+    size_bytes: int = 256 * MIB
+    has_container: bool = False
+
+
+CATALOGUE: dict[str, WorkloadEntry] = {
+    "fio": WorkloadEntry(Fio, "random writes with crc32c, read back after each lap", ("fio",)),
+}
+
+
+def make(name: str, ground: Ground) -> Workload:
+    """The workload of this name on this ground.
+
+    Raises:
+        ValueError: no workload has this name; says which there are.
+    """
+    if name not in CATALOGUE:
+        raise ValueError(f"no workload is called {name!r}; there are {', '.join(CATALOGUE)}")
+    return CATALOGUE[name].make(ground)
