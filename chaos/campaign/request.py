@@ -64,6 +64,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         "--json", type=Path, default=DEFAULT_JSON, help="result; -records.json and the report "
         "pages are written beside it (default: out/chaos.json)",
     )  # fmt: skip
+    parser.add_argument("--no-report", action="store_true", help="only the JSON files")
 
 
 def chosen_seed(options: argparse.Namespace) -> int:

@@ -1,0 +1,53 @@
+"""``obdsup-chaos list``: faults and workloads, what each needs, and what is missing here."""
+
+from __future__ import annotations
+
+import shutil
+
+from rich.console import Console
+from rich.table import Table
+
+from chaos.campaign.here import offers_here
+from chaos.faults.catalogue import CATALOGUE as FAULTS
+from chaos.faults.catalogue import missing_needs
+from chaos.workloads.catalogue import CATALOGUE as WORKLOADS
+
+__all__ = ["print_inventory"]
+
+PROVIDERS = ("load", "fuse", "tcmu")
+
+
+def print_inventory(console: Console) -> None:
+    """Prints both tables."""
+    console.print(_fault_table())
+    console.print(_workload_table())
+
+
+def _fault_table() -> Table:
+    table = Table(title="faults (--faults), and with which provider each can be inflicted here")
+    table.add_column("kind", no_wrap=True)
+    table.add_column("what is done, and what must come of it")
+    for provider in PROVIDERS:
+        table.add_column(provider)
+    for entry in FAULTS.values():
+        cells = []
+        for provider in PROVIDERS:
+            missing = missing_needs(entry, provider, offers_here(provider))
+            cells.append("; ".join(missing) or "yes")
+        table.add_row(entry.fault.kind, entry.fault.about, *cells)
+    return table
+
+
+def _workload_table() -> Table:
+    table = Table(
+        title="workloads (--workloads), one device each; with provider load it is ringd's own"
+    )
+    table.add_column("name", no_wrap=True)
+    table.add_column("what it does, and how it judges")
+    table.add_column("container")
+    table.add_column("here")
+    for name, entry in WORKLOADS.items():
+        missing = [tool for tool in entry.tools if shutil.which(tool) is None]
+        here = f"no {', '.join(missing)}" if missing else "yes"
+        table.add_row(name, entry.about, "yes" if entry.has_container else "", here)
+    return table
