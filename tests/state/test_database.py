@@ -139,3 +139,25 @@ def test_a_database_that_was_read_only_when_it_was_opened_is_written_again(tmp_p
     assert database.read(tables.meta) == {"x": "2"}
     assert database.failure == ""
     database.close()
+
+
+@pytest.mark.parametrize("damage", ["cut short", "cut in a page", "pages overwritten"])
+def test_damage_behind_the_first_page_is_found_when_it_is_opened(
+    tmp_path: Path, damage: str
+) -> None:
+    path = tmp_path / "state.db"
+    database = Database(path)
+    for number in range(200):
+        database.later(tables.add_event(float(number), "device.online", "web", {"n": number}))
+    database.close()
+    with path.open("r+b") as file:
+        if damage == "cut short":
+            file.truncate(path.stat().st_size // 4096 // 2 * 4096)
+        elif damage == "cut in a page":
+            file.truncate(path.stat().st_size - 100)
+        else:
+            file.seek(4096)
+            file.write(b"\xa5" * (path.stat().st_size - 4096))
+    with pytest.raises(StateError, match=r"state\.db can not be used") as caught:
+        Database(path)
+    assert caught.value.hint
