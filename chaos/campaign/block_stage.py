@@ -9,7 +9,7 @@ from pathlib import Path
 
 from chaos.campaign.installation import Installation
 from chaos.campaign.stage import LoadedDevice, Stage, StageOptions
-from chaos.faults.base import Need, TargetDevice
+from chaos.faults.base import TargetDevice
 from chaos.rig.counters import DeviceJournal
 from chaos.rig.problem import REPO, RigError, say
 from chaos.workloads import catalogue
@@ -30,11 +30,8 @@ def build_block_stage(options: StageOptions, stack: ExitStack) -> Stage:
         raise RigError(f"provider {options.provider} needs root: mounts and block devices")
     images = {name: catalogue.CATALOGUE[name].image for name in options.workloads}
     configs = {name: build(CACHE) for name, build in images.items() if build is not None}
-    installation = Installation.build(
-        stack, options.provider, options.standbys, options.patience_s, options.log_folder
-    )
-    offers = frozenset({Need.SUPERVISED, Need.ROOT, Need.BLOCK_DEVICE})
-    stage = Stage(installation.node, installation.scratch, offers)
+    installation = Installation.build(stack, options)
+    stage = Stage(installation.node, installation.scratch, installation.failpoints)
     for number, name in enumerate(options.workloads):
         stack.callback(installation.node.remove_device, name)
         config = configs.get(name) or _blank(installation, name)

@@ -147,7 +147,9 @@ class _Course:
         load = self._stage.loads[planned.device % len(self._stage.loads)]
         folder = self._stage.scratch / "fault"
         folder.mkdir(exist_ok=True)
-        site = Site(self._stage.node, load.target, folder, self._campaign.stage.patience_s)
+        patience_s = self._campaign.stage.patience_s
+        stage = self._stage
+        site = Site(stage.node, load.target, folder, patience_s, stage.failpoints)
         try:
             landing = self._campaign.faults[planned.kind].inflict(site, random.Random(planned.seed))
         except (RigError, ObdError, OSError) as error:

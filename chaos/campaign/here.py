@@ -9,17 +9,17 @@ from collections.abc import Iterable
 
 from chaos.campaign.block_stage import build_block_stage
 from chaos.campaign.course import Campaign, run_campaign
+from chaos.campaign.installation import is_guest, offered
 from chaos.campaign.outcome import CampaignOutcome
 from chaos.campaign.plan import FaultShare, PlannedFault, endless_plan, make_plan
 from chaos.campaign.request import DEFAULT_KILLS, campaign_name, replay_command
 from chaos.campaign.ring_stage import DEFAULT_DEVICES, build_ring_stage
 from chaos.campaign.stage import StageBuilder, StageOptions
 from chaos.campaign.view import View
-from chaos.faults.base import Need
 from chaos.faults.catalogue import CatalogEntry, entries, missing_needs
 from chaos.rig.problem import RigError, run, say, venv_program
 
-__all__ = ["is_guest", "offers_here", "run_here"]
+__all__ = ["new_outcome", "run_here"]
 
 STAGES: dict[str, StageBuilder] = {
     "load": build_ring_stage,
@@ -27,23 +27,6 @@ STAGES: dict[str, StageBuilder] = {
     "tcmu": build_block_stage,
 }
 STANDBYS = {"load": 4, "fuse": 2, "tcmu": 2}
-
-
-def is_guest() -> bool:
-    """Whether this is the QEMU guest: it runs nothing but the campaign."""
-    return "GUEST_RESULT" in os.environ
-
-
-def offers_here(provider: str) -> frozenset[Need]:
-    """What a campaign with this provider on this machine offers to faults."""
-    offers = {Need.SUPERVISED}
-    if os.geteuid() == 0:
-        offers.add(Need.ROOT)
-    if provider != "load":
-        offers.add(Need.BLOCK_DEVICE)
-    if is_guest():
-        offers.add(Need.CLOCK)
-    return frozenset(offers)
 
 
 def run_here(options: argparse.Namespace, outcome: CampaignOutcome) -> None:
@@ -90,7 +73,7 @@ def new_outcome(options: argparse.Namespace) -> CampaignOutcome:
 
 def _chosen_faults(options: argparse.Namespace) -> list[CatalogEntry]:
     names = [name for name in options.faults.split(",") if name]
-    offers = offers_here(options.provider)
+    offers = offered(options.provider, has_hooks=options.hooks, is_guest=is_guest())
     chosen = []
     for entry in entries(names):
         missing = missing_needs(entry, options.provider, offers)
@@ -122,6 +105,7 @@ def _stage_options(options: argparse.Namespace) -> StageOptions:
         runtime=options.runtime,
         pause_s=options.pause,
         patience_s=options.patience,
+        has_hooks=options.hooks,
         log_folder=options.json.parent / "chaos-logs" / campaign_name(options),
     )
 

@@ -9,10 +9,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from chaos.campaign.stage import StageOptions
+from chaos.faults.base import Need
+from chaos.rig import hooked
+from chaos.rig.failpoints import FailPoints
 from chaos.rig.node import Node, wait_until
 from chaos.rig.problem import say
 
-__all__ = ["Installation", "memory_folder"]
+__all__ = ["Installation", "is_guest", "memory_folder", "offered"]
 
 KEPT_LOG_BYTES = 256 * 1024  # the end of each
 
@@ -23,30 +27,58 @@ class Installation:
 
     node: Node
     scratch: Path  # on a disk, outside of what is tested; gone after the campaign
+    failpoints: FailPoints | None  # of a build with test hooks
 
     @classmethod
-    def build(
-        cls, stack: ExitStack, provider: str, standbys: int, patience_s: float, log_folder: Path
-    ) -> Installation:
+    def build(cls, stack: ExitStack, options: StageOptions) -> Installation:
         """Makes the folders, starts the supervisor, and returns when it answers.
 
-        What it put up is taken down by ``stack``, the logs are kept in ``log_folder``.
+        What it put up is taken down by ``stack``; its logs are kept.
 
         Raises:
-            RigError: the supervisor does not answer.
+            RigError: the supervisor does not answer, or the build with hooks fails.
         """
+        python_path = hooked.build() if options.has_hooks else None
         prefix = f"obdsup-chaos-{os.getpid()}-"
         run_dir = Path(tempfile.mkdtemp(prefix=prefix, dir=memory_folder()))
         state_dir = Path(tempfile.mkdtemp(prefix=prefix, dir="/var/tmp"))
         scratch = Path(tempfile.mkdtemp(prefix=prefix, dir="/var/tmp"))
-        node = Node(run_dir, state_dir, provider, patience_s, standbys=standbys)
+        failpoints = FailPoints.create(scratch / "failpoints") if options.has_hooks else None
+        node = Node(
+            run_dir,
+            state_dir,
+            options.provider,
+            options.patience_s,
+            standbys=options.standbys,
+            python_path=python_path,
+            environment=failpoints.environment if failpoints else None,
+        )
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         stack.callback(node.clean_up)
-        stack.callback(_keep_logs, [run_dir, state_dir], log_folder)
-        say(f"supervisor: start, provider {provider}, {standbys} standbys")
+        stack.callback(_keep_logs, [run_dir, state_dir], options.log_folder)
+        say(f"supervisor: start, provider {options.provider}, {options.standbys} standbys")
         node.start_supervisor()
-        wait_until(node.is_answering, patience_s, "an answer of the supervisor")
-        return cls(node, scratch)
+        wait_until(node.is_answering, options.patience_s, "an answer of the supervisor")
+        return cls(node, scratch, failpoints)
+
+
+def is_guest() -> bool:
+    """Whether this is the QEMU guest: it runs nothing but the campaign."""
+    return "GUEST_RESULT" in os.environ
+
+
+def offered(provider: str, *, has_hooks: bool, is_guest: bool) -> frozenset[Need]:
+    """What a campaign with this provider on this machine offers to faults."""
+    offers = {Need.SUPERVISED}
+    if os.geteuid() == 0:
+        offers.add(Need.ROOT)
+    if provider != "load":
+        offers.add(Need.BLOCK_DEVICE)
+    if has_hooks:
+        offers.add(Need.HOOKS)
+    if is_guest:
+        offers.add(Need.CLOCK)
+    return frozenset(offers)
 
 
 def memory_folder() -> str:

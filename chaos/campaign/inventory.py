@@ -7,7 +7,7 @@ import shutil
 from rich.console import Console
 from rich.table import Table
 
-from chaos.campaign.here import offers_here
+from chaos.campaign.installation import is_guest, offered
 from chaos.faults.catalogue import CATALOGUE as FAULTS
 from chaos.faults.catalogue import missing_needs
 from chaos.workloads.catalogue import CATALOGUE as WORKLOADS
@@ -24,7 +24,7 @@ def print_inventory(console: Console) -> None:
 
 
 def _fault_table() -> Table:
-    table = Table(title="faults (--faults), and with which provider each can be inflicted here")
+    table = Table(title="faults (--faults), and with which provider each can be inflicted")
     table.add_column("kind", no_wrap=True)
     table.add_column("what is done, and what must come of it")
     for provider in PROVIDERS:
@@ -32,7 +32,8 @@ def _fault_table() -> Table:
     for entry in FAULTS.values():
         cells = []
         for provider in PROVIDERS:
-            missing = missing_needs(entry, provider, offers_here(provider))
+            offers = offered(provider, has_hooks=True, is_guest=provider == "tcmu" or is_guest())
+            missing = missing_needs(entry, provider, offers)
             cells.append("; ".join(missing) or "yes")
         table.add_row(entry.fault.kind, entry.fault.about, *cells)
     return table

@@ -52,6 +52,11 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help="kinds, see `list`; all: each that can be inflicted there (default: %(default)s)",
     )
+    how.add_argument(
+        "--hooks",
+        action="store_true",
+        help="a build with named points: deaths between one store and the next",
+    )
     how.add_argument("--workloads", default="", metavar="A,B", help="see `list`; one device each")
     how.add_argument("--devices", type=int, default=0, metavar="N", help="of provider load (4)")
     how.add_argument("--standbys", type=int, default=0, metavar="N", help="kept warm (4, fuse 2)")
@@ -74,10 +79,11 @@ def chosen_seed(options: argparse.Namespace) -> int:
 
 def campaign_name(options: argparse.Namespace) -> str:
     """Short and telling: ``load``, ``fuse-runc``, ``tcmu-6.12-containerd``."""
+    hooks = ["hooks"] if options.hooks else []
     if options.provider == "load":
-        return "load"
+        return "-".join(["load", *hooks])
     kernel = [options.kernel] if options.where == "guest" else []
-    return "-".join([options.provider, *kernel, options.runtime])
+    return "-".join([options.provider, *kernel, options.runtime, *hooks])
 
 
 def replay_command(options: argparse.Namespace) -> str:
@@ -93,4 +99,6 @@ def replay_command(options: argparse.Namespace) -> str:
     for name in ("devices", "standbys", "pause"):
         if getattr(options, name):
             words += [f"--{name}", f"{getattr(options, name):g}"]
+    if options.hooks:
+        words.append("--hooks")
     return shlex.join(words)

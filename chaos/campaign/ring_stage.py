@@ -11,7 +11,7 @@ from pathlib import Path
 from chaos.campaign.installation import Installation
 from chaos.campaign.ring_load import RingLoad
 from chaos.campaign.stage import LoadedDevice, Stage, StageOptions
-from chaos.faults.base import Need, TargetDevice
+from chaos.faults.base import TargetDevice
 from chaos.rig.counters import DeviceJournal
 from chaos.rig.problem import say
 from chaos.rig.process import processes_naming
@@ -33,12 +33,9 @@ DEFAULT_DEVICES = len(LOADS)
 
 def build_ring_stage(options: StageOptions, stack: ExitStack) -> Stage:
     """See ``StageBuilder``; the devices are called d0, d1, …"""
-    installation = Installation.build(
-        stack, "load", options.standbys, options.patience_s, options.log_folder
-    )
+    installation = Installation.build(stack, options)
     node = installation.node
-    offers = {Need.SUPERVISED} | ({Need.ROOT} if os.geteuid() == 0 else set())
-    stage = Stage(node, installation.scratch, frozenset(offers))
+    stage = Stage(node, installation.scratch, installation.failpoints)
     for number in range(options.device_cnt or DEFAULT_DEVICES):
         name = f"d{number}"
         load = f"{LOADS[number % len(LOADS)]} --seed {options.seed + number}"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from chaos.faults.base import Need, TargetDevice
+from chaos.faults.base import TargetDevice
+from chaos.rig.failpoints import FailPoints
 from chaos.rig.node import Node
 from chaos.workloads.base import Workload
 
@@ -18,7 +18,8 @@ __all__ = ["LoadedDevice", "Stage", "StageOptions"]
 @dataclass(frozen=True, slots=True)
 class StageOptions:
     """What a stage is asked for. ``pause_s`` lies between two operations of each workload,
-    ``workloads`` are names; ``device_cnt`` 0: one for each workload."""
+    ``workloads`` are names; ``device_cnt`` 0: one for each workload.
+    ``has_hooks``: a build with named points instead of the installed one."""
 
     provider: str
     seed: int
@@ -29,6 +30,7 @@ class StageOptions:
     pause_s: float
     patience_s: float
     log_folder: Path
+    has_hooks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Stage:
 
     node: Node
     scratch: Path
-    offers: Set[Need]
+    failpoints: FailPoints | None = None
     loads: list[LoadedDevice] = field(default_factory=list)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from chaos.rig.counters import DeviceJournal
+from chaos.rig.failpoints import FailPoints
 from chaos.rig.node import Node
 
 __all__ = ["Fault", "Landing", "Need", "Site", "TargetDevice"]
@@ -50,8 +51,9 @@ class Site:
 
     node: Node
     device: TargetDevice
-    folder: Path  # scratch of this fault, on a disk
+    folder: Path  # scratch of this fault, on a disk; may be gone before the next
     patience_s: float
+    failpoints: FailPoints | None = None  # of an installation with test hooks
 
 
 @dataclass(frozen=True, slots=True)

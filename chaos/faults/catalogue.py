@@ -9,6 +9,7 @@ from chaos.faults.base import Fault, Need
 from chaos.faults.handover import KillInHandover
 from chaos.faults.lives import KillInCreate, KillInRemove
 from chaos.faults.pauses import WorkerStop, WorkerTerm
+from chaos.faults.points import PointInHandover, PointInRecovery, WorkerSegv
 from chaos.faults.processes import AllWorkersKill, BothKill, StandbyKill, SupervisorKill, WorkerKill
 from chaos.faults.recovery import KillInRecovery
 
@@ -31,12 +32,15 @@ class CatalogEntry:
 CATALOGUE: dict[str, CatalogEntry] = {
     entry.fault.kind: entry
     for entry in (
-        CatalogEntry(WorkerKill(), 200, is_kill=True),
+        CatalogEntry(WorkerKill(), 1000, is_kill=True),
         CatalogEntry(BothKill(), 4, is_kill=True),
         CatalogEntry(AllWorkersKill(), 4, is_kill=True),
         CatalogEntry(KillInRecovery(), 6, is_kill=True),
         CatalogEntry(WorkerTerm(), 4, is_kill=True),
         CatalogEntry(WorkerStop(), 4),
+        CatalogEntry(WorkerSegv(), 200, is_kill=True),
+        CatalogEntry(PointInRecovery(), 100, is_kill=True),
+        CatalogEntry(PointInHandover(), 50, is_kill=True),
         CatalogEntry(KillInHandover(), 6),
         CatalogEntry(KillInCreate(), 3),
         CatalogEntry(KillInRemove(), 3),
