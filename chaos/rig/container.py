@@ -1,8 +1,8 @@
-"""The redis container: a runc bundle whose rootfs is the mounted device.
+"""A container on the mounted device: what every runtime must do, and runc.
 
-The container has its own pid, mount, ipc, uts and network namespaces; clients reach redis through a
-unix socket that lies in the rootfs. runc's root is in the run's own folder, the id is unique: no
-other container of the host is seen or touched.
+The container has its own pid, mount, ipc, uts and network namespaces; clients reach it through a
+unix socket in the rootfs or a folder of the host bound into it. runc's root is in the run's own
+folder, the id is unique: no other container of the host is seen or touched.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import json
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 from chaos.rig.problem import RigError, run
 from chaos.rig.process import Process
 
-__all__ = ["Container", "bundle_config"]
+__all__ = ["Container", "ContainerRunner", "bundle_config"]
 
 CAPABILITIES = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_SETGID", "CAP_SETUID"]
 MOUNTS = [
@@ -30,8 +32,18 @@ MOUNTS = [
 ]
 
 
-def bundle_config(rootfs: Path, command: list[str]) -> dict[str, object]:
-    """The OCI runtime config: namespaces, no resource limits, writable rootfs."""
+def bundle_config(
+    rootfs: Path, command: list[str], binds: Mapping[str, Path] | None = None
+) -> dict[str, object]:
+    """The OCI runtime config: namespaces, no resource limits, writable rootfs.
+
+    Args:
+        binds: path in the container -> folder of the host that is seen there.
+    """
+    bound = [
+        {"destination": inside, "type": "bind", "source": str(folder), "options": ["rbind", "rw"]}
+        for inside, folder in (binds or {}).items()
+    ]
     kinds = ("bounding", "effective", "permitted", "inheritable")
     return {
         "ociVersion": "1.0.2",
@@ -46,27 +58,66 @@ def bundle_config(rootfs: Path, command: list[str]) -> dict[str, object]:
             "capabilities": dict.fromkeys(kinds, CAPABILITIES),
             "noNewPrivileges": True,
         },
-        "mounts": MOUNTS,
+        "mounts": [*MOUNTS, *bound],
         "linux": {
             "namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "network")],
         },
     }
 
 
-class Container:
+class ContainerRunner(Protocol):
     """One container, from ``start`` to ``stop``; can be started again after a stop.
 
     ``restarts`` counts the times it was found dead, or to be another process than the one that was
     started, without having been stopped by us.
     """
 
-    def __init__(self, name: str, folder: Path, rootfs: Path, command: list[str]) -> None:
+    name: str
+    restarts: int
+    init: Process | None
+
+    def start(self) -> None:
+        """Starts it and remembers its init process.
+
+        Raises:
+            RigError: the runtime refused, or the container ended at once.
+        """
+
+    def check(self) -> bool:
+        """Whether it is still the process that was started; a loss is counted once."""
+
+    def stop(self, timeout_s: float = 60.0) -> None:
+        """Ends it as an operator would (SIGTERM, then SIGKILL). Fine when it is not running.
+
+        Raises:
+            RigError: it did not even end by SIGKILL.
+        """
+
+    def log_end(self) -> str:
+        """The last lines the container and its runtime wrote."""
+
+
+class Container:
+    """A container of runc; see ``ContainerRunner``.
+
+    Args:
+        folder: runc's root, the bundle, the logs.
+        binds: path in the container -> folder of the host that is seen there.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        rootfs: Path,
+        command: list[str],
+        binds: Mapping[str, Path] | None = None,
+    ) -> None:
         self.name = name
         self.restarts = 0
         self.init: Process | None = None
         self._folder = folder
-        self._rootfs = rootfs
-        self._command = command
+        self._config = bundle_config(rootfs, command, binds)
         self._runc = ["runc", "--root", str(folder / "runc"), "--log", str(folder / "runc.log")]
 
     def start(self) -> None:
@@ -77,8 +128,7 @@ class Container:
         """
         bundle = self._folder / "bundle"
         bundle.mkdir(parents=True, exist_ok=True)
-        config = bundle_config(self._rootfs, self._command)
-        (bundle / "config.json").write_text(json.dumps(config, indent=2))
+        (bundle / "config.json").write_text(json.dumps(self._config, indent=2))
         pid_file = self._folder / "init.pid"
         command = [*self._runc, "run", "--detach", "--bundle", str(bundle)]
         with (self._folder / "container.log").open("ab") as log:

@@ -10,6 +10,8 @@ from chaos.rig.problem import RigError, run
 __all__ = ["Mount"]
 
 UNMOUNT_TIMEOUT_S = 60.0
+EXT4_MAGIC_OFFSET_BYTES = 1024 + 0x38
+EXT4_MAGIC = b"\x53\xef"
 
 
 class Mount:
@@ -24,6 +26,25 @@ class Mount:
     def device_name(self) -> str:
         """The kernel's name of the block device, such as ``loop3``."""
         return Path(self._device).resolve().name
+
+    def prepare(self) -> None:
+        """Makes an empty ext4 file system on a device that has none.
+
+        Raises:
+            RigError: the device can not be read, or mke2fs refused.
+        """
+        try:
+            with open(self._device, "rb") as device:
+                device.seek(EXT4_MAGIC_OFFSET_BYTES)
+                magic = device.read(len(EXT4_MAGIC))
+        except OSError as error:
+            raise RigError(f"{self._device} can not be read: {error}") from error
+        if magic == EXT4_MAGIC:
+            return
+        # Nothing is left to be initialised in the background: no I/O but that of the load.
+        options = ["-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard"]
+        command = ["mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", *options, self._device]
+        run(command, what=f"make a file system on {self._device}")
 
     def mount(self) -> None:
         """Mounts it read-write.

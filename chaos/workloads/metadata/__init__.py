@@ -1,0 +1,1 @@
+"""Metadata churn on ext4 against a model of the tree."""

@@ -1,0 +1,80 @@
+"""A loop device over a file as a workload's ground, with ways to damage it behind its back."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import struct
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from chaos.workloads.ground import Ground, Runtime
+
+EXT4_IOC_SHUTDOWN = 0x8004587D
+SHUTDOWN_WITHOUT_LOG = 2
+BLOCK_BYTES = 4096
+CACHE = Path(__file__).resolve().parents[2] / "build" / "demo"
+
+
+@dataclass(frozen=True)
+class LoopGround:
+    """The ground, and the file below its device."""
+
+    ground: Ground
+    backing: Path
+
+    def blocks(self, path: Path) -> list[int]:
+        """The numbers of a file's blocks on the device, in order; it must be written back."""
+        order = f"blocks /{path.relative_to(self.ground.mount)}"
+        os.sync()
+        done = subprocess.run(
+            ["debugfs", "-R", order, self.ground.device], capture_output=True, text=True, check=True
+        )
+        return [int(number) for number in done.stdout.split()]
+
+    def read(self, block: int, count: int = 1) -> bytes:
+        with self.backing.open("rb") as file:
+            file.seek(block * BLOCK_BYTES)
+            return file.read(count * BLOCK_BYTES)
+
+    def overwrite(self, block: int, data: bytes) -> None:
+        """Changes the device below the file system, which sees it when it reads it anew."""
+        with self.backing.open("r+b") as file:
+            file.seek(block * BLOCK_BYTES)
+            file.write(data)
+
+    def break_file_system(self) -> None:
+        """From now on every call on the mounted file system fails with EIO, until unmounted."""
+        fd = os.open(self.ground.mount, os.O_RDONLY)
+        try:
+            fcntl.ioctl(fd, EXT4_IOC_SHUTDOWN, struct.pack("I", SHUTDOWN_WITHOUT_LOG))
+        finally:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def loop_ground(
+    folder: Path, size_bytes: int = 96 << 20, image: Path | None = None, **options: object
+) -> Iterator[LoopGround]:
+    """A ground on a loop device of its own: blank, or a sparse copy of a disk image."""
+    backing = folder / "disk"
+    if image:
+        subprocess.run(["cp", "--sparse=always", image, backing], check=True)
+    else:
+        with backing.open("wb") as file:
+            file.truncate(size_bytes)
+    attach = ["losetup", "--find", "--show", backing]
+    node = subprocess.run(attach, capture_output=True, text=True, check=True).stdout.strip()
+    scratch = folder / "s"
+    scratch.mkdir()
+    ground = Ground(Path(node), folder / "m", scratch, seed=7, cache=CACHE, **options)  # type: ignore[arg-type]
+    try:
+        yield LoopGround(ground, backing)
+    finally:
+        subprocess.run(["losetup", "--detach", node], check=True)
+
+
+__all__ = ["BLOCK_BYTES", "CACHE", "LoopGround", "Runtime", "loop_ground"]
