@@ -15,10 +15,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from chaos.demo import client, report
-from chaos.demo.ledger import Ledger
+from chaos.demo import report
 from chaos.demo.schedule import PlannedKill, Rhythm, plan
-from chaos.demo.workload import Workload
 from chaos.rig.container import Container
 from chaos.rig.counters import DeviceJournal
 from chaos.rig.image import DemoImage
@@ -28,6 +26,9 @@ from chaos.rig.latency import stall_ns
 from chaos.rig.mount import Mount
 from chaos.rig.node import Node, wait_until
 from chaos.rig.problem import RigError, say
+from chaos.workloads.redis import client
+from chaos.workloads.redis.crowd import Crowd
+from chaos.workloads.redis.ledger import Ledger
 
 __all__ = ["Options", "run_course"]
 
@@ -146,7 +147,7 @@ class _Course:
 
     def _load_and_kill(self) -> None:
         probe = self._mount.folder / self._image.probe_inside
-        workload = Workload(
+        workload = Crowd(
             self._socket,
             probe,
             self._image.probe_copy,
@@ -167,9 +168,7 @@ class _Course:
             workload.stop()
             self._note_workload(workload, time.monotonic() - started)
 
-    def _kill_on_schedule(
-        self, kills: list[PlannedKill], started: float, workload: Workload
-    ) -> None:
+    def _kill_on_schedule(self, kills: list[PlannedKill], started: float, workload: Crowd) -> None:
         killer = Killer(self._node, self._journal.read, wait_until, self._options.patience_s)
         pending: LandedKill | None = None
         for index, planned in enumerate(kills):
@@ -197,7 +196,7 @@ class _Course:
     def _has_all_kinds(self) -> bool:
         return self._outcome.planned == {kill.kind for kill in self._outcome.kills}
 
-    def _tell(self, kill: LandedKill | None, started: float, workload: Workload) -> None:
+    def _tell(self, kill: LandedKill | None, started: float, workload: Crowd) -> None:
         if kill is None:
             return
         with contextlib.suppress(RigError):  # an operation that hangs shows up when it is ended
@@ -210,7 +209,7 @@ class _Course:
             f"recovered {kill.recovered + kill.already_done}"
         )
 
-    def _note_workload(self, workload: Workload, seconds: float) -> None:
+    def _note_workload(self, workload: Crowd, seconds: float) -> None:
         outcome = self._outcome
         outcome.seconds = seconds
         outcome.operations = workload.operations()

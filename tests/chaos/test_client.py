@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from chaos.demo import client
-from chaos.demo.client import Client
-from chaos.demo.ledger import Ledger
+from chaos.workloads.redis import client
+from chaos.workloads.redis.client import Client
+from chaos.workloads.redis.ledger import Ledger
 from tests.chaos.fake_redis import FakeRedis
 from tests.conftest import eventually
 

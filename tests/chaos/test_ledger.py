@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chaos.demo.ledger import Ledger, Verdict
+from chaos.workloads.redis.ledger import Ledger, Verdict
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chaos.demo.reader import DirectReader
+from chaos.workloads.redis.reader import DirectReader
 from tests.conftest import eventually
 
 TIMEOUT_S = 10.0

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from chaos.demo.checker import Checker
-from chaos.demo.client import Client
-from chaos.demo.ledger import Ledger
-from chaos.demo.reader import DirectReader
 from chaos.rig.latency import Operation
 from chaos.rig.problem import RigError
+from chaos.workloads.redis.checker import Checker
+from chaos.workloads.redis.client import Client
+from chaos.workloads.redis.ledger import Ledger
+from chaos.workloads.redis.reader import DirectReader
 
-__all__ = ["Workload"]
+__all__ = ["Crowd"]
 
 CLIENTS = 4
 READER_PAUSE_S = 0.004  # leaves the processors to redis
 RECENT = 500  # operations per thread that a stall just now can be among
 
 
-class Workload:
+class Crowd:
     """The threads that load and check; ``start``, then ``stop``, once.
 
     Args:

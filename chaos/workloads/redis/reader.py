@@ -11,8 +11,8 @@ import random
 import time
 from pathlib import Path
 
-from chaos.demo.checker import ERRORS_UNTIL_GIVING_UP, Checker
 from chaos.rig.latency import Operation
+from chaos.workloads.redis.checker import ERRORS_UNTIL_GIVING_UP, Checker
 
 __all__ = ["DirectReader"]
 

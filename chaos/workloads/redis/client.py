@@ -12,9 +12,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from chaos.demo.checker import ERRORS_UNTIL_GIVING_UP, Checker
-from chaos.demo.ledger import Ledger, Verdict
 from chaos.rig.latency import Operation
+from chaos.workloads.redis.checker import ERRORS_UNTIL_GIVING_UP, Checker
+from chaos.workloads.redis.ledger import Ledger, Verdict
 
 __all__ = ["FAILURES", "Client", "connect", "read_back", "wait_answering"]
 

@@ -1,0 +1,1 @@
+"""Redis with an append-only file in a container, and clients that judge every answer."""
