@@ -124,6 +124,10 @@ static int check_layout(const struct obd_journal_header *h, uint64_t file_bytes,
 			     h->slot_bytes);
 	if (!h->slot_cnt || h->slot_cnt > MAX_SLOTS)
 		return wrong(info, name, "journal slot_cnt", 48, MAX_SLOTS, h->slot_cnt);
+	/* Outside the crc: believed, no later generation could follow, nor be kept by SQLite. */
+	if (obd_load_acquire(&h->generation) > OBD_JOURNAL_GENERATION_MAX)
+		return wrong(info, name, "journal generation", 128, OBD_JOURNAL_GENERATION_MAX,
+			     h->generation);
 	if (journal_bytes(h->slot_cnt) > file_bytes)
 		return wrong(info, name, "journal file size", 0, journal_bytes(h->slot_cnt),
 			     file_bytes);

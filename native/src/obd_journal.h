@@ -46,12 +46,13 @@
 
 #include "obd_err.h"
 
-#define OBD_JOURNAL_MAGIC	  "OBDJRNL"
-#define OBD_JOURNAL_VERSION	  1u
-#define OBD_JOURNAL_HEADER_BYTES  4096u
-#define OBD_JOURNAL_DEFAULT_SLOTS 256u
-#define OBD_JOURNAL_MAX_IOV	  256u
-#define OBD_JOURNAL_MAX_CDB	  32u
+#define OBD_JOURNAL_MAGIC	   "OBDJRNL"
+#define OBD_JOURNAL_VERSION	   1u
+#define OBD_JOURNAL_HEADER_BYTES   4096u
+#define OBD_JOURNAL_DEFAULT_SLOTS  256u
+#define OBD_JOURNAL_MAX_IOV	   256u
+#define OBD_JOURNAL_MAX_CDB	   32u
+#define OBD_JOURNAL_GENERATION_MAX ((uint64_t)1 << 62) /* no life is so long: damage */
 
 enum obd_slot_state { /* uint32_t in the file; never renumbered */
 		      OBD_SLOT_FREE = 0,

@@ -441,7 +441,7 @@ static void test_a_lost_device_is_dropped_alone(void)
 static void test_bad_journals_are_refused(void)
 {
 	struct fake_image_options options = {.bytes = DISK_SECTORS * 512ull};
-	static const uint32_t offsets[] = {0, 8, 16, 32, 48, 60, 72, 124, 136, 192};
+	static const uint32_t offsets[] = {0, 8, 16, 32, 48, 60, 72, 124, 135, 136, 192};
 	struct obd_attach_result result;
 	struct obd_attach_spec spec;
 	struct obd_errinfo info;

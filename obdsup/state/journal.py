@@ -41,6 +41,7 @@ PUBLICATION = struct.Struct("<IIII")
 COUNTERS_OFFSET = 256
 SLOT = struct.Struct("<IIIHHII32sQ")
 SLOT_STATE_NAMES = {0: "free", 1: "valid", 2: "executing"}
+GENERATION_MAX = 1 << 62
 MAX_SLOTS = 65536
 MAX_SLOT_BYTES = 65536
 
@@ -168,9 +169,13 @@ class JournalReader:
         )  # fmt: skip
 
     def generation(self) -> int:
-        """The generation that may publish; 0 when there is no usable journal yet."""
+        """The generation that may publish; 0 when there is no usable journal yet.
+
+        Damage is no generation either: workers refuse such a journal.
+        """
         raw = os.pread(self._fd, 8, GENERATION_OFFSET)
-        return int.from_bytes(raw, "little") if len(raw) == 8 else 0
+        value = int.from_bytes(raw, "little") if len(raw) == 8 else 0
+        return value if value <= GENERATION_MAX else 0
 
     def next_position(self) -> tuple[int, int]:
         """(sequence, ring offset) of the next entry to be picked up."""

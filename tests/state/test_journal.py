@@ -86,6 +86,13 @@ def test_a_truncated_journal_is_refused_and_never_a_crash(read, length: int) -> 
     assert reader.generation() in (0, 7)
 
 
+def test_a_generation_that_none_could_follow_is_damage(read) -> None:  # type: ignore[no-untyped-def]
+    raw = make_journal()
+    for value, expected in ((1 << 62, 1 << 62), ((1 << 62) + 1, 0), ((1 << 64) - 1, 0)):
+        raw[128:136] = value.to_bytes(8, "little")
+        assert read(raw).generation() == expected
+
+
 def test_unknown_slot_state_is_refused(read) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(StateError, match="state of slot 0"):
         read(make_journal([(9, 1)])).slots()
@@ -100,6 +107,7 @@ def test_layout_equals_the_c_header(tmp_path: Path) -> None:
     probes += [f'printf("slot.{n} %zu\\n", offsetof(struct obd_journal_slot, {n}));' for n in slot]
     probes.append('printf("counters %zu\\n", sizeof(struct obd_journal_counters));')
     probes.append('printf("version %u\\n", OBD_JOURNAL_VERSION);')
+    probes.append('printf("generation_max %lu\\n", OBD_JOURNAL_GENERATION_MAX);')
     source = tmp_path / "probe.c"
     source.write_text(
         "#include <stddef.h>\n#include <stdio.h>\n"
@@ -110,6 +118,7 @@ def test_layout_equals_the_c_header(tmp_path: Path) -> None:
     found = dict(re.findall(r"(\S+) (\d+)", out))
     assert int(found["counters"]) == journal.COUNTERS.size
     assert int(found["version"]) == journal.LAYOUT_VERSION
+    assert int(found["generation_max"]) == journal.GENERATION_MAX
     assert [int(found[name]) for name in names] == [8 * i for i in range(len(names))]
     formats = ["I", "I", "I", "H", "H", "I", "I", "32s", "Q"]
     offsets = [struct.calcsize("<" + "".join(formats[:i])) for i in range(len(formats))]
