@@ -32,6 +32,8 @@ enum phase {
 	REPORTED,
 };
 
+#define WAIT_MS 100
+
 struct slot {
 	struct obd_kring_cmd cmd;
 	struct slot *next_free;
@@ -61,6 +63,7 @@ struct load {
 	uint64_t start_ns;
 	uint64_t now_ns;      /* of this turn */
 	uint64_t progress_ns; /* when a command last came back */
+	uint64_t burst_ns;    /* when the next commands may be sent; with a limit of iops */
 	uint32_t phase;	      /* enum phase; release, read by the control thread */
 	uint32_t must_finish; /* release by the control thread or the signal handler */
 	uint32_t must_stop;
@@ -126,8 +129,38 @@ static struct slot *take_slot(struct load *load)
 	return slot;
 }
 
+/* Whether more may be sent now. A burst fills the queue, so that a limit does not empty it. */
+static bool is_due(struct load *load)
+{
+	const struct obd_options *o = load->options;
+	uint64_t now_ns;
+
+	if (!o->iops)
+		return true;
+	now_ns = obd_clock_ns();
+	if (now_ns < load->burst_ns)
+		return false;
+	load->burst_ns = now_ns + o->queue_depth * OBD_SECOND_NS / o->iops;
+	return true;
+}
+
+/* How long to wait for completions, in milliseconds. */
+static int patience_ms(const struct load *load)
+{
+	uint64_t now_ns = obd_clock_ns();
+
+	if (load->phase != GENERATING || !load->options->iops)
+		return WAIT_MS;
+	if (now_ns >= load->burst_ns)
+		return 0;
+	now_ns = (load->burst_ns - now_ns) / 1000000 + 1;
+	return now_ns < WAIT_MS ? (int)now_ns : WAIT_MS;
+}
+
 static void generate(struct load *load)
 {
+	if (!is_due(load))
+		return;
 	while (load->free_slots) {
 		struct slot *slot = take_slot(load);
 
@@ -324,7 +357,7 @@ static void work(struct load *load)
 			read_all(load);
 		obd_kring_notify(load->ring);
 		/* Completions are taken in on a kick only, as the kernel does. */
-		if (obd_kring_wait(load->ring, 100))
+		if (obd_kring_wait(load->ring, patience_ms(load)))
 			reap(load);
 		else
 			load->now_ns = obd_clock_ns();

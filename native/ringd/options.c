@@ -14,6 +14,7 @@ static const char usage[] =
 	"       obdsup-ringd load --name N --size BYTES --socket PATH [--seed S] [--qd 32]\n"
 	"           [--seconds T] [--read-percent 50] [--discard-percent 2] [--flush-percent 1]\n"
 	"           [--max-sectors 128] [--span BYTES] [--drain-seconds 60] [--json FILE]\n"
+	"           [--iops N]\n"
 	"           [--linger] [--latency FILE] [--journal FILE] [--ledger FILE] [--survey]\n"
 	"       both: [--data-area BYTES] [--log FILE] [--detach] [--verify | --no-verify]\n"
 	"--verify fills data blocks that are not in use with a pattern of 0xdb; default for load, "
@@ -37,6 +38,7 @@ enum {
 	OPT_SPAN,
 	OPT_DRAIN,
 	OPT_QD,
+	OPT_IOPS,
 	OPT_MAX_SECTORS,
 	OPT_READ_PERCENT,
 	OPT_DISCARD_PERCENT,
@@ -65,6 +67,7 @@ static const struct option known[] = {
 	{"span", required_argument, NULL, OPT_SPAN},
 	{"drain-seconds", required_argument, NULL, OPT_DRAIN},
 	{"qd", required_argument, NULL, OPT_QD},
+	{"iops", required_argument, NULL, OPT_IOPS},
 	{"max-sectors", required_argument, NULL, OPT_MAX_SECTORS},
 	{"read-percent", required_argument, NULL, OPT_READ_PERCENT},
 	{"discard-percent", required_argument, NULL, OPT_DISCARD_PERCENT},
@@ -153,6 +156,9 @@ static bool set_option(struct obd_options *o, int option, const char *value)
 		break;
 	case OPT_QD:
 		o->queue_depth = number32(value, 1, 1024, &is_good);
+		break;
+	case OPT_IOPS:
+		o->iops = number32(value, 0, 1u << 24, &is_good);
 		break;
 	case OPT_MAX_SECTORS:
 		o->mix.max_sectors =

@@ -31,6 +31,7 @@ struct obd_options {
 	uint64_t span_bytes;
 	uint64_t drain_seconds; /* how long what is in flight may take at the end */
 	uint32_t queue_depth;
+	uint32_t iops; /* at most so many commands per second, in bursts; 0: as many as come back */
 	struct obd_mix mix;
 	bool is_surveying; /* read everything before the first write */
 	bool is_lingering; /* stay after the work is done, until stop */

@@ -92,6 +92,17 @@ def test_commands_complete_out_of_order_over_many_laps(rings: Rings) -> None:
     assert worker.pads_seen == report["pads"]
 
 
+def test_limited_load_comes_in_bursts_that_fill_the_queue(rings: Rings) -> None:
+    ring = rings("--qd", "8", "--iops", "400", "--max-sectors", "8")
+    worker = ring.worker()
+    worker.start()
+    eventually(lambda: ring.ringd.stat().number("completed") >= 80)
+    report = ring.finish()
+    assert report["good"], ring.log()
+    bursts = 1 + report["elapsed_ns"] * 400 // 8 // 10**9
+    assert report["iops"] * report["elapsed_ns"] // 10**9 <= 8 * bursts
+
+
 def test_a_full_data_area_makes_commands_wait_not_fail(rings: Rings) -> None:
     ring = rings("--qd", "64", "--data-area", str(1 << 20), "--max-sectors", "1024")
     eventually(lambda: ring.ringd.stat().number("waiting") > 0)
