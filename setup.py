@@ -1,4 +1,4 @@
-"""Builds the two compiled parts: the cffi module over native/src, and the obdsup-ringd program."""
+"""Builds the two compiled parts: the cffi module over native/src, and the programs beside it."""
 
 import subprocess
 from pathlib import Path
@@ -10,10 +10,10 @@ ROOT = Path(__file__).parent
 
 
 class BuildNative(build_ext):
-    """build_ext that also builds obdsup-ringd with native/Makefile into obdsup/_bin."""
+    """build_ext that also builds obdsup-ringd and obdsup-sectors with native/Makefile into obdsup/_bin."""
 
     def run(self) -> None:
-        subprocess.run(["make", "-s", "-C", str(ROOT / "native"), "ringd"], check=True)
+        subprocess.run(["make", "-s", "-C", str(ROOT / "native"), "ringd", "sectors"], check=True)
         super().run()
 
 

@@ -11,7 +11,7 @@
 
 #include "stamp.h"
 
-#define MAGIC	      "OBDLEDG"
+#define MAGIC	      UINT64_C(0x4744454c44424f) /* "OBDLEDG\0" */
 #define VERSION	      1u
 #define HEADER_BYTES  4096u
 #define PROBLEM_BYTES 256u
@@ -52,7 +52,7 @@ static int map_existing(struct obd_ledger *ledger, const char *path, uint64_t by
 	struct obd_ledger_header header;
 
 	if (pread(ledger->fd, &header, sizeof(header), 0) != (ssize_t)sizeof(header) ||
-	    memcmp(header.magic, MAGIC, sizeof(MAGIC)) != 0)
+	    header.magic != MAGIC)
 		return fail(problem, -EINVAL, path, "this is not a ledger");
 	if (header.version != VERSION || header.header_bytes != HEADER_BYTES)
 		return fail(problem, -EINVAL, path, "of a version this program does not know");
@@ -105,8 +105,7 @@ static int init(struct obd_ledger *ledger, const char *path,
 	header->offset_bytes = identity->offset_bytes;
 	snprintf(header->name, sizeof(header->name), "%s", identity->name);
 	/* last: a file whose maker was killed half way is no ledger */
-	__atomic_thread_fence(__ATOMIC_RELEASE);
-	memcpy(header->magic, MAGIC, sizeof(MAGIC));
+	__atomic_store_n(&header->magic, MAGIC, __ATOMIC_RELEASE);
 	return 0;
 }
 
@@ -155,7 +154,6 @@ int obd_ledger_load(struct obd_ledger *ledger, const char *path, char *problem)
 				  MAP_PRIVATE | MAP_NORESERVE, problem);
 	if (rc)
 		obd_ledger_close(ledger);
-	ledger->is_resumed = rc == 0;
 	return rc;
 }
 

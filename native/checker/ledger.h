@@ -22,7 +22,7 @@
 #define OBD_LEDGER_IN_FLIGHT   UINT32_C(0x80000000) /* in issued: not back yet */
 
 struct obd_ledger_header {
-	char magic[8]; /* "OBDLEDG\0" */
+	uint64_t magic; /* "OBDLEDG" and a zero */
 	uint32_t version;
 	uint32_t header_bytes;
 	uint64_t run;
@@ -54,7 +54,7 @@ struct obd_ledger {
 	struct obd_ledger_sector *sector;	  /* [header->sector_cnt] */
 	uint64_t map_bytes;
 	int fd;		 /* -1: in memory only */
-	bool is_resumed; /* it was there before */
+	bool is_resumed; /* a former process began it, this one goes on */
 };
 
 /* What a new ledger is for; an existing one must be for the same. */

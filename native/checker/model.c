@@ -21,6 +21,20 @@ struct obd_model {
 	uint64_t device;
 };
 
+/* What the process before this one had acknowledged: a flush of ours covers it too. */
+static void take_over_unflushed(struct obd_model *model)
+{
+	uint64_t sector_cnt = model->ledger->header->sector_cnt;
+
+	for (uint64_t lba = 0; lba < sector_cnt; lba++) {
+		const struct obd_ledger_sector *sector = &model->sector[lba];
+		struct obd_unflushed_write write = {lba, 1, sector->acked};
+
+		if (sector->acked != sector->flushed)
+			obd_unflushed_add(&model->unflushed, &write);
+	}
+}
+
 struct obd_model *obd_model_create(const struct obd_model_options *options)
 {
 	struct obd_model *model = calloc(1, sizeof(*model));
@@ -32,6 +46,8 @@ struct obd_model *obd_model_create(const struct obd_model_options *options)
 	model->sector = options->ledger->sector;
 	model->run = options->ledger->header->run;
 	model->device = options->ledger->header->device;
+	if (model->ledger->is_resumed)
+		take_over_unflushed(model);
 	return model;
 }
 

@@ -562,6 +562,9 @@ static void test_a_ledger_outlives_its_writer(void)
 	assert(rig.ledger.is_resumed && !obd_model_is_busy(rig.model, 0, SECTOR_CNT));
 	assert(look(&rig, 0) == OBD_SECTOR_GOOD);
 	run_good(&rig, 5000, 1);
+	flush(&rig); /* covers what the process before had acknowledged, too */
+	for (uint32_t lba = 0; lba < SECTOR_CNT; lba++)
+		assert(rig.ledger.sector[lba].flushed == rig.ledger.sector[lba].acked);
 	write_data(&rig, 3, 1, data, false);
 	rig_close(&rig);
 

@@ -1,0 +1,370 @@
+#include "run.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "clock.h"
+
+#define SECTOR_BYTES   OBD_TARGET_SECTOR_BYTES
+#define STACK_BYTES    (256u << 10)
+#define TICK_NS	       UINT64_C(100000000)
+#define ERROR_PAUSE_NS 5000000 /* a device that is gone answers very fast */
+
+struct job {
+	struct obd_pick pick;
+	uint64_t begun_ns;
+	uint64_t flush_started; /* of a flush: what it covers */
+	uint32_t sequence;	/* of a write */
+	uint32_t generation;	/* that served when it was sent */
+	uint32_t *floor;	/* of each sector when the read was sent */
+	uint8_t *data;
+};
+
+/* What the threads of one phase share. */
+struct crew {
+	struct obd_run *run;
+	struct obd_generator generator;
+	enum obd_phase phase;
+	pthread_mutex_t lock;
+	pthread_cond_t ended; /* CLOCK_MONOTONIC; a thread ended */
+	uint64_t next_lba;    /* of reading everything */
+	uint64_t phase_ns;    /* when the phase began */
+	uint64_t progress_ns; /* when an operation last came back */
+	uint32_t thread_cnt;  /* still running */
+	uint32_t in_flight;
+};
+
+static int must_stop;
+
+void obd_run_stop(void)
+{
+	__atomic_store_n(&must_stop, 1, __ATOMIC_RELEASE); /* pairs with is_over */
+}
+
+static bool is_over(const struct crew *crew, uint64_t now_ns)
+{
+	const struct obd_sectors_options *o = crew->run->options;
+	const struct obd_counts *counts = &crew->run->counts;
+
+	return __atomic_load_n(&must_stop, __ATOMIC_ACQUIRE) ||
+	       (o->seconds && now_ns - crew->phase_ns >= o->seconds * OBD_SECOND_NS) ||
+	       (o->operations && counts->generated >= o->operations) ||
+	       crew->run->ledger->header->sequence >= OBD_SEQUENCE_MAX;
+}
+
+static bool next_of_all(struct crew *crew, struct obd_pick *pick)
+{
+	uint64_t left = crew->run->sector_cnt - crew->next_lba;
+
+	if (left == 0)
+		return false;
+	*pick = (struct obd_pick){.op = OBD_OP_READ, .lba = crew->next_lba};
+	pick->sector_cnt = crew->run->options->mix.max_sectors;
+	if (pick->sector_cnt > left)
+		pick->sector_cnt = (uint32_t)left;
+	crew->next_lba += pick->sector_cnt;
+	if (crew->phase == OBD_READING_BACK)
+		crew->run->counts.read_back += pick->sector_cnt;
+	return true;
+}
+
+/* Decides what this thread does next; false: nothing, the phase is over. Holds the lock. */
+static bool begin(struct crew *crew, struct job *job)
+{
+	struct obd_run *run = crew->run;
+	struct obd_pick *pick = &job->pick;
+
+	job->begun_ns = obd_clock_ns();
+	if (crew->phase == OBD_GENERATING) {
+		if (is_over(crew, job->begun_ns))
+			return false;
+		obd_generator_next(&crew->generator, run->model, pick);
+		run->counts.generated++;
+	} else if ((crew->phase == OBD_SURVEYING &&
+		    __atomic_load_n(&must_stop, __ATOMIC_ACQUIRE)) ||
+		   !next_of_all(crew, pick)) {
+		return false;
+	}
+	job->generation = obd_owner_generation(run->owner, job->begun_ns);
+	if (pick->op == OBD_OP_READ)
+		obd_model_start_read(run->model, pick->lba, pick->sector_cnt, job->floor);
+	else if (pick->op == OBD_OP_WRITE)
+		job->sequence = obd_model_start_write(run->model, pick->lba, pick->sector_cnt,
+						      job->generation);
+	else if (pick->op == OBD_OP_DISCARD)
+		obd_model_start_discard(run->model, pick->lba, pick->sector_cnt, job->generation);
+	else
+		job->flush_started = obd_model_start_flush(run->model);
+	crew->in_flight++;
+	return true;
+}
+
+/* The transfer itself; without the lock. */
+static int carry_out(const struct obd_run *run, struct job *job)
+{
+	const struct obd_pick *pick = &job->pick;
+	uint64_t at_bytes = pick->lba * SECTOR_BYTES;
+	uint32_t bytes = pick->sector_cnt * SECTOR_BYTES;
+
+	switch (pick->op) {
+	case OBD_OP_READ:
+		return obd_target_read(run->target, at_bytes, bytes, job->data);
+	case OBD_OP_WRITE:
+		obd_model_fill(run->model, pick->lba, pick->sector_cnt, job->sequence,
+			       job->generation, job->data);
+		return obd_target_write(run->target, at_bytes, bytes, job->data, pick->is_fua);
+	case OBD_OP_DISCARD:
+		return obd_target_discard(run->target, at_bytes, bytes);
+	case OBD_OP_FLUSH:
+		return obd_target_flush(run->target);
+	}
+	return 0;
+}
+
+/* A line about it for stderr and report: what, in which operation, which worker answered. */
+static void complain(struct crew *crew, enum obd_wrong wrong, const char *what,
+		     const struct job *job)
+{
+	struct obd_counts *counts = &crew->run->counts;
+	const struct obd_pick *pick = &job->pick;
+	char *line = obd_tally_line(&counts->tally, wrong);
+
+	snprintf(line, OBD_TALLY_LINE_BYTES,
+		 "%s; %s of %u sectors at %lu, sent to generation %u, answered by generation %u%s",
+		 what, obd_op_names[pick->op], pick->sector_cnt, pick->lba, job->generation,
+		 obd_owner_generation(crew->run->owner, obd_clock_ns()),
+		 crew->phase == OBD_READING_BACK ? ", final read-back" : "");
+	fprintf(stderr, "obdsup-sectors: %s\n", line);
+}
+
+static enum obd_wrong wrong_of(const struct crew *crew, enum obd_verdict verdict)
+{
+	if (verdict == OBD_SECTOR_MISPLACED)
+		return OBD_WRONG_MISPLACED;
+	if (verdict == OBD_SECTOR_CORRUPT)
+		return OBD_WRONG_CORRUPT;
+	return crew->phase == OBD_READING_BACK ? OBD_WRONG_LOST : OBD_WRONG_STALE;
+}
+
+static void check(struct crew *crew, const struct job *job)
+{
+	struct obd_run *run = crew->run;
+	char text[384];
+
+	for (uint32_t i = 0; i < job->pick.sector_cnt; i++) {
+		const uint8_t *sector = job->data + i * SECTOR_BYTES;
+		uint64_t lba = job->pick.lba + i;
+		enum obd_verdict verdict = obd_model_check(run->model, lba, job->floor[i], sector);
+
+		run->counts.sectors_checked++;
+		if (verdict == OBD_SECTOR_GOOD ||
+		    !obd_tally_count(&run->counts.tally, wrong_of(crew, verdict)))
+			continue;
+		obd_model_describe(run->model, lba, job->floor[i], sector, text, sizeof(text));
+		complain(crew, wrong_of(crew, verdict), text, job);
+	}
+}
+
+static void note_error(struct crew *crew, const struct job *job, int error)
+{
+	struct obd_counts *counts = &crew->run->counts;
+	char text[384];
+
+	counts->errnos[(uint32_t)error < OBD_ERRNO_MAX ? (uint32_t)error : 0]++;
+	if (!obd_tally_count(&counts->tally, OBD_WRONG_ERROR))
+		return;
+	snprintf(text, sizeof(text), "device %s lba %lu: errno %d (%s)",
+		 crew->run->ledger->header->name, job->pick.lba, error,
+		 error == ENODATA ? "fewer bytes than asked for" : strerror(error));
+	complain(crew, OBD_WRONG_ERROR, text, job);
+}
+
+/* Holds the lock. */
+static void end(struct crew *crew, struct job *job, int rc, uint64_t ended_ns)
+{
+	struct obd_run *run = crew->run;
+	struct obd_counts *counts = &run->counts;
+	const struct obd_pick *pick = &job->pick;
+	enum obd_outcome outcome = pick->is_fua ? OBD_DURABLE : OBD_ACKNOWLEDGED;
+
+	crew->in_flight--;
+	crew->progress_ns = ended_ns;
+	counts->operations++;
+	obd_slices_add(run->slices, job->begun_ns, ended_ns);
+	if (pick->op == OBD_OP_DISCARD && (rc == -EOPNOTSUPP || rc == -ENOSYS)) {
+		counts->is_discard_refused = true;
+		crew->generator.mix.discard_percent = 0;
+	} else if (rc) {
+		note_error(crew, job, -rc);
+	}
+	switch (pick->op) {
+	case OBD_OP_READ:
+		counts->reads++;
+		if (rc == 0)
+			check(crew, job);
+		break;
+	case OBD_OP_WRITE:
+	case OBD_OP_DISCARD:
+		counts->writes += pick->op == OBD_OP_WRITE;
+		counts->discards += pick->op == OBD_OP_DISCARD;
+		obd_model_end_write(run->model, pick->lba, pick->sector_cnt,
+				    rc == 0 ? outcome : OBD_FAILED);
+		break;
+	case OBD_OP_FLUSH:
+		counts->flushes++;
+		if (rc == 0)
+			obd_model_end_flush(run->model, job->flush_started);
+		break;
+	}
+}
+
+static int job_init(struct job *job, uint32_t max_sectors)
+{
+	*job = (struct job){.floor = calloc(max_sectors, sizeof(*job->floor))};
+	if (!job->floor || posix_memalign((void **)&job->data, OBD_TARGET_ALIGN_BYTES,
+					  (size_t)max_sectors * SECTOR_BYTES))
+		return -ENOMEM;
+	return 0;
+}
+
+static void *work(void *context)
+{
+	const struct timespec pause = {.tv_nsec = ERROR_PAUSE_NS};
+	struct crew *crew = context;
+	struct job job;
+	int rc = job_init(&job, crew->run->options->mix.max_sectors);
+
+	pthread_mutex_lock(&crew->lock);
+	while (rc == 0 && begin(crew, &job)) {
+		uint64_t ended_ns;
+		int error;
+
+		pthread_mutex_unlock(&crew->lock);
+		error = carry_out(crew->run, &job);
+		ended_ns = obd_clock_ns();
+		if (error)
+			nanosleep(&pause, NULL);
+		pthread_mutex_lock(&crew->lock);
+		end(crew, &job, error, ended_ns);
+	}
+	crew->thread_cnt--;
+	pthread_cond_signal(&crew->ended);
+	pthread_mutex_unlock(&crew->lock);
+	free(job.floor);
+	free(job.data);
+	return rc ? crew : NULL; /* only whether it is NULL counts */
+}
+
+static struct timespec at(uint64_t time_ns)
+{
+	return (struct timespec){(time_t)(time_ns / OBD_SECOND_NS),
+				 (long)(time_ns % OBD_SECOND_NS)};
+}
+
+/* Waits until all threads ended; false: an operation did not within the bound. */
+static bool wait_ended(struct crew *crew)
+{
+	uint64_t patience_ns = crew->run->options->drain_seconds * OBD_SECOND_NS;
+	uint64_t over_ns = 0; /* since when nothing new is sent */
+
+	pthread_mutex_lock(&crew->lock);
+	while (crew->thread_cnt) {
+		uint64_t now_ns = obd_clock_ns();
+		uint64_t since_ns = crew->progress_ns;
+		struct timespec until = at(now_ns + TICK_NS);
+
+		obd_slices_tick(crew->run->slices, now_ns);
+		if (over_ns == 0 && (crew->phase != OBD_GENERATING || is_over(crew, now_ns)))
+			over_ns = now_ns;
+		if (since_ns < over_ns)
+			since_ns = over_ns;
+		if (over_ns && now_ns > since_ns && now_ns - since_ns > patience_ns)
+			break;
+		pthread_cond_timedwait(&crew->ended, &crew->lock, &until);
+	}
+	if (crew->phase == OBD_GENERATING)
+		crew->run->counts.elapsed_ns = obd_clock_ns() - crew->phase_ns;
+	crew->run->counts.unfinished = crew->in_flight;
+	if (crew->thread_cnt)
+		return false; /* the lock stays taken: nobody touches the counts any more */
+	pthread_mutex_unlock(&crew->lock);
+	return true;
+}
+
+static int start_threads(struct crew *crew, pthread_t *thread, uint32_t cnt, uint32_t *ret)
+{
+	pthread_attr_t attributes;
+	int rc = 0;
+
+	pthread_attr_init(&attributes);
+	pthread_attr_setstacksize(&attributes, STACK_BYTES);
+	pthread_mutex_lock(&crew->lock);
+	for (*ret = 0; *ret < cnt && rc == 0; *ret += rc == 0)
+		rc = pthread_create(&thread[*ret], &attributes, work, crew);
+	crew->thread_cnt = *ret;
+	pthread_mutex_unlock(&crew->lock);
+	pthread_attr_destroy(&attributes);
+	return -rc;
+}
+
+/* Returns 0, -ETIME when an operation did not end, or another negative errno. */
+static int do_phase(struct crew *crew, enum obd_phase phase)
+{
+	pthread_t thread[256];
+	uint32_t cnt;
+	void *failed;
+	int rc;
+
+	crew->phase = phase;
+	crew->next_lba = 0;
+	crew->phase_ns = crew->progress_ns = obd_clock_ns();
+	rc = start_threads(crew, thread, crew->run->options->queue_depth, &cnt);
+	if (rc)
+		obd_run_stop();
+	if (!wait_ended(crew))
+		return -ETIME;
+	for (uint32_t i = 0; i < cnt; i++) {
+		pthread_join(thread[i], &failed);
+		if (failed)
+			rc = -ENOMEM;
+	}
+	return rc;
+}
+
+static int do_phases(struct crew *crew)
+{
+	const struct obd_sectors_options *o = crew->run->options;
+	int rc = 0;
+
+	if (o->is_surveying)
+		rc = do_phase(crew, OBD_SURVEYING);
+	if (rc == 0 && !o->is_verifying)
+		rc = do_phase(crew, OBD_GENERATING);
+	if (rc == 0 && o->is_reading_back) {
+		if (!crew->run->target->is_direct)
+			rc = obd_target_drop_cache(crew->run->target);
+		if (rc == 0)
+			rc = do_phase(crew, OBD_READING_BACK);
+	}
+	return rc;
+}
+
+int obd_run_all(struct obd_run *run)
+{
+	static struct crew crew; /* outlives a thread that does not end */
+	pthread_condattr_t monotonic;
+	int rc;
+
+	crew = (struct crew){.run = run};
+	pthread_mutex_init(&crew.lock, NULL);
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&crew.ended, &monotonic);
+	obd_generator_init(&crew.generator, &run->options->mix, run->sector_cnt,
+			   run->options->seed);
+	rc = do_phases(&crew);
+	run->counts.is_complete = rc == 0;
+	return rc == -ETIME ? 0 : rc;
+}
