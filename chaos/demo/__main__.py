@@ -21,6 +21,7 @@ from chaos.demo.report import Outcome, print_table, problems, to_json
 from chaos.demo.schedule import Rhythm
 from chaos.rig import image
 from chaos.rig.problem import REPO, RigError, say
+from chaos.rig.recipes import REDIS
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
@@ -33,7 +34,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, _interrupt_once)
     options.json.unlink(missing_ok=True)
     try:
-        demo_image = image.build(options.cache)
+        demo_image = image.build(options.cache, REDIS)
         if options.provider == "tcmu" and not guest.has_tcmu():
             return _in_guest(options)
         return _here(options, demo_image)
@@ -45,7 +46,7 @@ def main(arguments: list[str]) -> int:
         return EXIT_INTERRUPTED
 
 
-def _here(options: argparse.Namespace, demo_image: image.DemoImage) -> int:
+def _here(options: argparse.Namespace, demo_image: image.LayeredImage) -> int:
     say(f"demo: seed {options.seed}, {options.seconds:g} s (repeat with DEMO_SEED={options.seed})")
     outcome = Outcome()
     failure = ""

@@ -19,7 +19,7 @@ from chaos.demo import report
 from chaos.demo.schedule import PlannedKill, Rhythm, plan
 from chaos.rig.container import Container
 from chaos.rig.counters import DeviceJournal
-from chaos.rig.image import DemoImage
+from chaos.rig.image import LayeredImage
 from chaos.rig.kernel_log import KernelLog, offending
 from chaos.rig.kills import Killer, LandedKill
 from chaos.rig.latency import stall_ns
@@ -52,7 +52,7 @@ class Options:
     log_folder: Path
 
 
-def run_course(options: Options, image: DemoImage, outcome: report.Outcome) -> None:
+def run_course(options: Options, image: LayeredImage, outcome: report.Outcome) -> None:
     """Carries out one run and notes in ``outcome`` what happened, as far as it came.
 
     Raises:
@@ -75,7 +75,7 @@ def run_course(options: Options, image: DemoImage, outcome: report.Outcome) -> N
 
 
 def _create_device(
-    node: Node, stack: ExitStack, image: DemoImage, outcome: report.Outcome
+    node: Node, stack: ExitStack, image: LayeredImage, outcome: report.Outcome
 ) -> dict[str, object]:
     say("supervisor: start")
     node.start_supervisor()
@@ -95,7 +95,7 @@ class _Course:
     def __init__(
         self,
         options: Options,
-        image: DemoImage,
+        image: LayeredImage,
         outcome: report.Outcome,
         node: Node,
         journal: DeviceJournal,

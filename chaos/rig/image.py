@@ -1,49 +1,60 @@
-"""The demo's image: a busybox base layer and a redis layer above it, made from Debian packages.
+"""Images of two layers, a busybox base and a program above it, made from Debian packages.
 
-Built once under ``build/demo/KEY/`` (KEY: versions of the packages and of this recipe) without root
+Built once under ``CACHE/KEY/`` (KEY: versions of the packages and of the recipe) without root
 and without mounting: trees become ext4 disks by mke2fs and debugfs, disks become layers by
 ``obdsup image import``. The file ``complete`` is written last: a folder without it is rebuilt.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from chaos.rig import packages
 from chaos.rig.problem import RigError, run, say, venv_program
 
-__all__ = ["BASE_SIZE_BYTES", "DemoImage", "build", "debugfs_commands"]
+__all__ = ["BASE_SIZE_BYTES", "LayeredImage", "Recipe", "build", "debugfs_commands"]
 
 BASE_SIZE_BYTES = 1 << 30
-RECIPE = "1"  # changes whenever the files below would come out differently
-PACKAGES = ("busybox-static", "redis-server", "redis-tools")
+BASE = "busybox-static"
 FILESYSTEM_UUID = "6f626473-7570-4465-8d6f-000000000001"
-REDIS_FOLDERS = ("lib", "lib64", "usr/lib")
-REDIS_PROGRAMS = ("redis-server", "redis-check-rdb", "redis-check-aof", "redis-cli")
-REDIS_CONF = """\
-# Every acknowledged write is on the device: that is what the demo checks.
-port 0
-unixsocket /run/redis.sock
-unixsocketperm 700
-dir /data
-appendonly yes
-appendfsync always
-no-appendfsync-on-rewrite no
-save ""
-daemonize no
-pidfile ""
-"""
 
 
 @dataclass(frozen=True, slots=True)
-class DemoImage:
+class Recipe:
+    """What the upper layer is made of. Patterns are globs below the unpacked packages.
+
+    Attributes:
+        revision: changes whenever the layers would come out differently.
+        packages: Debian packages; ``with_libraries``: and the libraries they depend on.
+        kept: files and folders that go into the layer; ``dropped``: taken out of it again.
+        files: path in the layer -> text of small files of our own.
+        folders: empty ones to make.
+        proof: a file that must be on the disk in the end.
+        probe: the largest file that matches is kept beside the image, to compare reads with.
+    """
+
+    name: str
+    revision: str
+    packages: tuple[str, ...]
+    with_libraries: bool
+    kept: tuple[str, ...]
+    dropped: tuple[str, ...]
+    files: Mapping[str, str]
+    folders: tuple[str, ...]
+    proof: str
+    probe: str
+
+
+@dataclass(frozen=True, slots=True)
+class LayeredImage:
     """A finished image: its config, its layers, and one known file inside the rootfs."""
 
     config: Path
@@ -52,25 +63,35 @@ class DemoImage:
     probe_copy: Path  # the same bytes on the host
 
 
-def build(cache: Path) -> DemoImage:
+def build(cache: Path, recipe: Recipe) -> LayeredImage:
     """Returns the image, built in ``cache`` unless it is there.
 
     Raises:
         RigError: a package can not be had, or a tool refused.
     """
-    versions = [packages.candidate_version(name) for name in PACKAGES]
+    names = (BASE, *recipe.packages)
+    versions = [packages.candidate_version(name) for name in names]
     if not all(versions):
-        found = sorted(cache.glob("*/complete"), key=lambda path: path.stat().st_mtime)
-        if found:  # no package lists here: what was built before is as good
-            return _open(found[-1].parent)
-    key = hashlib.sha256("\n".join([RECIPE, *PACKAGES, *versions]).encode()).hexdigest()[:16]
+        complete = [c for c in cache.glob("*/complete") if _name(c.parent) == recipe.name]
+        if complete:  # no package lists here: what was built before is as good
+            return _open(max(complete, key=lambda path: path.stat().st_mtime).parent)
+    cache.mkdir(parents=True, exist_ok=True)
+    key = hashlib.sha256("\n".join([recipe.revision, *names, *versions]).encode()).hexdigest()[:16]
     folder = cache / key
-    if not (folder / "complete").is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        _build(folder)
-        (folder / "complete").write_text("\n".join(versions) + "\n")
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another run may want the same image just now
+        if not (folder / "complete").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            (folder / "name").write_text(f"{recipe.name}\n")
+            _build(folder, recipe)
+            (folder / "complete").write_text("\n".join(versions) + "\n")
     return _open(folder)
+
+
+def _name(folder: Path) -> str:
+    path = folder / "name"
+    return path.read_text().strip() if path.is_file() else ""
 
 
 def debugfs_commands(tree: Path, skip: Path) -> Iterator[str]:
@@ -93,36 +114,36 @@ def debugfs_commands(tree: Path, skip: Path) -> Iterator[str]:
             yield f"sif {inside} gid 0"
 
 
-def _open(folder: Path) -> DemoImage:
+def _open(folder: Path) -> LayeredImage:
     layers = (folder / "layer0.obd", folder / "layer1.obd")
     config = _write_config(folder / "config.v1.json", *layers)
     inside = (folder / "probe.path").read_text().strip()
-    return DemoImage(config, layers, inside, folder / "probe")
+    return LayeredImage(config, layers, inside, folder / "probe")
 
 
-def _build(folder: Path) -> None:
-    say(f"image: download {', '.join(PACKAGES)} and their libraries")
-    debs = packages.fetch(PACKAGES, folder / "debs")
-    base = [deb for deb in debs if deb.name.startswith("busybox-static_")]
-    base_tree, redis_tree = folder / "base", folder / "redis"
-    _busybox_tree(base, base_tree)
-    _redis_tree([deb for deb in debs if deb not in base], folder / "unpacked", redis_tree)
-    say("image: lay out the disks of two layers")
+def _build(folder: Path, recipe: Recipe) -> None:
+    say(f"image {recipe.name}: download {', '.join((BASE, *recipe.packages))}")
+    fetch = packages.fetch if recipe.with_libraries else packages.download
+    base_tree, tree = folder / "base", folder / "tree"
+    _busybox_tree(packages.download([BASE], folder / "debs"), base_tree)
+    packages.unpack(fetch(recipe.packages, folder / "debs"), folder / "unpacked")
+    _recipe_tree(recipe, folder / "unpacked", tree)
+    say(f"image {recipe.name}: lay out the disks of two layers")
     disk0, disk1 = folder / "disk0.raw", folder / "disk1.raw"
     _make_disk(disk0, base_tree)
     run(["cp", "--sparse=always", disk0, disk1], what="copy the base disk")
-    _add_tree(disk1, redis_tree, base_tree)
+    _add_tree(disk1, tree, base_tree, recipe.proof)
     base_config = folder / "base.config.v1.json"
-    say("image: pack layer 0 (busybox)")
+    say(f"image {recipe.name}: pack layer 0 (busybox)")
     _import(disk0, folder / "layer0.obd")
     _write_config(base_config, folder / "layer0.obd")
-    say("image: pack layer 1 (redis)")
+    say(f"image {recipe.name}: pack layer 1 ({recipe.name})")
     _import(disk1, folder / "layer1.obd", base_config)
-    _keep_probe(redis_tree, folder)
+    _keep_probe(recipe, tree, folder)
     for leftover in (disk0, disk1):
         leftover.unlink()
-    for tree in (base_tree, redis_tree, folder / "unpacked", folder / "debs"):
-        shutil.rmtree(tree)
+    for material in (base_tree, tree, folder / "unpacked", folder / "debs"):
+        shutil.rmtree(material)
 
 
 def _busybox_tree(debs: list[Path], tree: Path) -> None:
@@ -140,21 +161,23 @@ def _busybox_tree(debs: list[Path], tree: Path) -> None:
     (tree / "etc/group").write_text("root:x:0:\n")
 
 
-def _redis_tree(debs: list[Path], unpacked: Path, tree: Path) -> None:
-    packages.unpack(debs, unpacked)
-    for name in REDIS_FOLDERS:
-        if (unpacked / name).is_dir():
-            shutil.copytree(unpacked / name, tree / name, symlinks=True)
-    for unwanted in ("lib/systemd", "usr/lib/systemd", "usr/lib/tmpfiles.d", "usr/lib/sysusers.d"):
-        shutil.rmtree(tree / unwanted, ignore_errors=True)
-    for gconv in tree.glob("usr/lib/*/gconv"):
-        shutil.rmtree(gconv)
-    (tree / "usr/bin").mkdir(parents=True)
-    for program in REDIS_PROGRAMS:
-        shutil.copy2(unpacked / "usr/bin" / program, tree / "usr/bin", follow_symlinks=False)
-    (tree / "etc").mkdir()
-    (tree / "etc/redis.conf").write_text(REDIS_CONF)
-    (tree / "data").mkdir()
+def _recipe_tree(recipe: Recipe, unpacked: Path, tree: Path) -> None:
+    for pattern in recipe.kept:
+        for path in unpacked.glob(pattern):
+            target = tree / path.relative_to(unpacked)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir() and not path.is_symlink():
+                shutil.copytree(path, target, symlinks=True, dirs_exist_ok=True)
+            else:
+                shutil.copy2(path, target, follow_symlinks=False)
+    for pattern in recipe.dropped:
+        for path in list(tree.glob(pattern)):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    for folder in recipe.folders:
+        (tree / folder).mkdir(parents=True, exist_ok=True)
+    for name, text in recipe.files.items():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text(text)
 
 
 def _make_disk(disk: Path, tree: Path) -> None:
@@ -167,13 +190,13 @@ def _make_disk(disk: Path, tree: Path) -> None:
     run(["e2fsck", "-fn", disk], what="check the base disk")
 
 
-def _add_tree(disk: Path, tree: Path, base_tree: Path) -> None:
+def _add_tree(disk: Path, tree: Path, base_tree: Path, proof: str) -> None:
     orders = "\n".join(debugfs_commands(tree, base_tree)) + "\n"
-    run(["debugfs", "-w", "-f", "-", disk], stdin=orders, what="add redis to the disk")
-    run(["e2fsck", "-fn", disk], what="check the redis disk")
-    inside = run(["debugfs", "-R", "stat /usr/bin/redis-check-rdb", disk], what="look for redis")
+    run(["debugfs", "-w", "-f", "-", disk], stdin=orders, what="add the tree to the disk")
+    run(["e2fsck", "-fn", disk], what="check the disk")
+    inside = run(["debugfs", "-R", f"stat /{proof}", disk], what=f"look for {proof}")
     if "Type: regular" not in inside:
-        raise RigError(f"debugfs did not write redis into {disk}")
+        raise RigError(f"debugfs did not write {proof} into {disk}")
 
 
 def _import(disk: Path, layer: Path, base: Path | None = None) -> None:
@@ -182,12 +205,13 @@ def _import(disk: Path, layer: Path, base: Path | None = None) -> None:
     run([*command, *options], what=f"pack {layer.name}")
 
 
-def _keep_probe(tree: Path, folder: Path) -> None:
-    candidates = sorted(tree.rglob("libcrypto.so.*"), key=lambda path: -path.stat().st_size)
+def _keep_probe(recipe: Recipe, tree: Path, folder: Path) -> None:
+    candidates = [path for path in tree.glob(recipe.probe) if not path.is_symlink()]
     if not candidates:
-        raise RigError("the redis layer has no libcrypto to read back")
-    (folder / "probe.path").write_text(str(candidates[0].relative_to(tree)) + "\n")
-    shutil.copyfile(candidates[0], folder / "probe")
+        raise RigError(f"the layer {recipe.name} has no {recipe.probe} to read back")
+    largest = max(candidates, key=lambda path: path.stat().st_size)
+    (folder / "probe.path").write_text(str(largest.relative_to(tree)) + "\n")
+    shutil.copyfile(largest, folder / "probe")
 
 
 def _write_config(path: Path, *layers: Path) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from chaos.rig.problem import RigError, run
 
-__all__ = ["candidate_version", "fetch", "library_dependencies", "unpack"]
+__all__ = ["candidate_version", "download", "fetch", "library_dependencies", "unpack"]
 
 
 def candidate_version(package: str) -> str:
@@ -41,19 +41,28 @@ def fetch(packages: Sequence[str], folder: Path) -> list[Path]:
     Raises:
         RigError: a package can not be downloaded.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     known: dict[str, Path] = {}
     wanted = list(packages)
     while wanted:
-        _download(wanted, folder)
-        found = {path.name.split("_")[0]: path for path in folder.glob("*.deb")}
-        absent = [name for name in wanted if name not in found]
-        if absent:
-            raise RigError(f"apt-get download did not deliver {', '.join(absent)}")
-        known.update({name: found[name] for name in wanted})
-        needed = {dependency for name in wanted for dependency in _depends(found[name])}
+        known.update(zip(wanted, download(wanted, folder), strict=True))
+        needed = {dependency for name in wanted for dependency in _depends(known[name])}
         wanted = sorted(needed - known.keys())
     return list(known.values())
+
+
+def download(packages: Sequence[str], folder: Path) -> list[Path]:
+    """Downloads these packages alone; returns the files in the same order.
+
+    Raises:
+        RigError: a package can not be downloaded.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _download(packages, folder)
+    found = {path.name.split("_")[0]: path for path in folder.glob("*.deb")}
+    absent = [name for name in packages if name not in found]
+    if absent:
+        raise RigError(f"apt-get download did not deliver {', '.join(absent)}")
+    return [found[name] for name in packages]
 
 
 def unpack(debs: Sequence[Path], tree: Path) -> None:

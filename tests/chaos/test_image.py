@@ -1,4 +1,4 @@
-"""The demo's disks: what debugfs adds to the base disk is what the tree holds."""
+"""Disks of images: what debugfs adds to the base disk is what the tree holds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from chaos.rig import image
 from chaos.rig.problem import RigError
+from chaos.rig.recipes import REDIS
 
 
 def _tree(folder: Path, files: dict[str, bytes]) -> Path:
@@ -48,7 +49,7 @@ def test_added_tree_is_on_the_disk_beside_the_base(tmp_path: Path) -> None:
     (above / "usr/bin/redis-server").symlink_to("redis-check-rdb")
     disk = tmp_path / "disk.raw"
     image._make_disk(disk, base)
-    image._add_tree(disk, above, base)
+    image._add_tree(disk, above, base, REDIS.proof)
     assert _debugfs(disk, "cat /bin/busybox") == b"base"
     assert _debugfs(disk, "cat /usr/bin/redis-check-rdb") == b"redis" * 5000
     assert b"0755" in _debugfs(disk, "stat /usr/bin/redis-check-rdb")
@@ -61,5 +62,5 @@ def test_tree_that_lacks_redis_is_noticed(tmp_path: Path) -> None:
     base = _tree(tmp_path / "base", {"bin/busybox": b"base"})
     disk = tmp_path / "disk.raw"
     image._make_disk(disk, base)
-    with pytest.raises(RigError, match="did not write redis"):
-        image._add_tree(disk, _tree(tmp_path / "above", {"etc/x": b""}), base)
+    with pytest.raises(RigError, match="did not write usr/bin/redis-check-rdb"):
+        image._add_tree(disk, _tree(tmp_path / "above", {"etc/x": b""}), base, REDIS.proof)
