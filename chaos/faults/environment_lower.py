@@ -1,4 +1,4 @@
-"""Lower files: slow, silent, failing, corrupt. The victim suffers exactly that, the others nothing."""
+"""Lower files: slow, silent, failing, corrupt. The victim suffers exactly that, others nothing."""
 
 from __future__ import annotations
 
