@@ -5,15 +5,25 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from chaos.rig.counters import DeviceJournal
-from chaos.rig.latency import LatencySlice, Operation
+from chaos.rig.latency import LatencySlice
 from chaos.rig.node import Node, wait_until
 from chaos.rig.problem import RigError
-from chaos.stall.ring_gaps import RingGaps
 from chaos.workloads.base import Findings
+from chaos.workloads.recorder import LatencyFile
 
 __all__ = ["RingLoad"]
+
+# kinds of the report, and the list of Findings each belongs to
+KINDS = {
+    "errors": "io_errors",
+    "lost": "lost",
+    "stale": "stale",
+    "misplaced": "misplaced",
+    "corrupt": "corrupt",
+}
 
 
 class RingLoad:
@@ -25,9 +35,15 @@ class RingLoad:
         self._node = node
         self._device = device
         self._journal = journal
-        self._gaps = RingGaps(node.run_dir / "rings" / f"{device}.sock")
-        self._slices: list[LatencySlice] = []
+        self._rings = node.run_dir / "rings"
+        self._latency = LatencyFile(self._rings / f"{device}.latency")
         self._operations = 0
+
+    def write_options(self, load: str) -> None:
+        """Says what the load is to be; before the device is created."""
+        journal = self._node.run_dir / "devices" / self._device / "inflight"
+        files = f"--latency {self._rings / self._device}.latency --journal {journal}"
+        (self._rings / f"{self._device}.options").write_text(f"{load} {files}")
 
     def start(self) -> None:
         wait_until(
@@ -42,18 +58,10 @@ class RingLoad:
         return self._operations
 
     def slices(self) -> Sequence[LatencySlice]:
-        """Only what was slow: each gap of a millisecond and more between two completions."""
-        try:
-            gaps = self._gaps.take()
-        except OSError:
-            gaps = []
-        self._slices += [
-            LatencySlice(end, 1, end - begin, Operation(begin, end)) for begin, end in gaps
-        ]
-        return self._slices
+        return self._latency.slices()
 
     def stop(self) -> None:
-        self.slices()
+        """The load goes on until ``verify``; what was measured until now is kept."""
         self.operations()
 
     def close(self) -> None:
@@ -61,21 +69,27 @@ class RingLoad:
 
     def verify(self) -> Findings:
         self._node.remove_device(self._device)
-        path = self._node.run_dir / "rings" / f"{self._device}.json"
+        path = self._rings / f"{self._device}.json"
         try:
             report = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise RigError(f"the load's report {path}: {error}") from error
-        found = Findings()
-        for name in ("lost", "stale", "misplaced", "corrupt"):
-            lines = [f"{self._device}: {name} sector (see {self._device}.log)"] * report.get(
-                name, 0
-            )
-            getattr(found, name).extend(lines)
-        found.io_errors += [f"{self._device}: a command failed"] * report.get("errors", 0)
-        for name in ("broken", "unfinished"):
-            if report.get(name):
-                found.io_errors.append(f"{self._device}: {name}: {report[name]}")
-        if not report.get("complete"):
-            found.io_errors.append(f"{self._device}: reading back did not reach the end")
-        return found
+        return _findings(self._device, report)
+
+
+def _findings(device: str, report: dict[str, Any]) -> Findings:
+    """Every wrong sector and failed command as a line; the first ones of a kind say more."""
+    found = Findings()
+    said: dict[str, list[str]] = {kind: [] for kind in KINDS}
+    for row in report.get("findings", []):
+        said.setdefault(row["kind"], []).append(f"{device}: {row['text']}")
+    for kind, name in KINDS.items():
+        lines = said[kind][: report[kind]]
+        lines += [f"{device}: {kind}, not told in detail"] * (report[kind] - len(lines))
+        getattr(found, name).extend(lines)
+    for name in ("broken", "unfinished"):
+        if report[name]:
+            found.io_errors.append(f"{device}: {name}: {report[name]}")
+    if not report["complete"]:
+        found.io_errors.append(f"{device}: reading back did not reach the end")
+    return found

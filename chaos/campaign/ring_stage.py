@@ -20,13 +20,13 @@ __all__ = ["build_ring_stage"]
 
 LOWEST_PRIORITY = 19
 SIZE_BYTES = 64 * 1024 * 1024
-# Unlike each other: many small commands, large ones, discards, flushes. Writes are few: each makes
-# the index longer that a standby reads while it gets warm.
+# Unlike each other: many small commands, large ones, mostly writes, flushes. Limited, so that there
+# is time for the next standby to start, and so that the index it reads stays short.
 LOADS = (
-    "--qd 16 --read-percent 95 --max-sectors 16 --flush-percent 0 --discard-percent 1",
-    "--qd 8 --read-percent 92 --max-sectors 128 --flush-percent 0 --discard-percent 2",
-    "--qd 32 --read-percent 94 --max-sectors 8 --flush-percent 0 --discard-percent 0",
-    "--qd 8 --read-percent 93 --max-sectors 32 --flush-percent 1 --discard-percent 1",
+    "--iops 1000 --qd 16 --read-percent 70 --max-sectors 16 --flush-percent 0 --discard-percent 2",
+    "--iops 500 --qd 8 --read-percent 60 --max-sectors 128 --flush-percent 0 --discard-percent 4",
+    "--iops 1000 --qd 32 --read-percent 30 --max-sectors 8 --flush-percent 0 --discard-percent 1",
+    "--iops 500 --qd 8 --read-percent 70 --max-sectors 32 --flush-percent 1 --discard-percent 2",
 )
 DEFAULT_DEVICES = len(LOADS)
 
@@ -46,7 +46,9 @@ def build_ring_stage(options: StageOptions, stack: ExitStack) -> Stage:
 
 def _make_device(installation: Installation, name: str, load: str) -> LoadedDevice:
     node = installation.node
-    (node.run_dir / "rings" / f"{name}.options").write_text(load)
+    journal = DeviceJournal(node.run_dir, name)
+    workload = RingLoad(node, name, journal)
+    workload.write_options(load)
     data, index = (installation.scratch / f"{name}.{part}" for part in ("data", "index"))
     node.obdsup("image", "new-upper", "--size", str(SIZE_BYTES), str(data), str(index))
     config = installation.scratch / f"{name}.config.v1.json"
@@ -54,9 +56,8 @@ def _make_device(installation: Installation, name: str, load: str) -> LoadedDevi
     config.write_text(json.dumps({"repoBlobUrl": "", "lowers": [], "upper": upper}))
     node.obdsup("device", "create", name, "--image", str(config), "--writable")
     _be_nice(node.run_dir / "rings")
-    journal = DeviceJournal(node.run_dir, name)
     target = TargetDevice(name, journal, None, (), Path(data), Path(index))
-    return LoadedDevice(target, RingLoad(node, name, journal))
+    return LoadedDevice(target, workload)
 
 
 def _be_nice(rings: Path) -> None:

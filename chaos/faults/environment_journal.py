@@ -90,7 +90,7 @@ def _kill_with_commands_in_flight(watch: Watch) -> int:
     """Stops the worker until it is caught with commands in flight, then kills it; how many."""
     worker, read = watch.worker(), watch.site.device.journal.read
     for _ in range(AIMS):
-        aim(read)
+        aim(read, watch.site.patience_s)
         worker.send(signal.SIGSTOP)
         if read().in_flight > 0:
             break

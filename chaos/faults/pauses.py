@@ -30,7 +30,7 @@ class WorkerStop:
         pause_s = chance.uniform(SHORTEST_STOP_S, LONGEST_STOP_S)
         worker = _worker(site)
         with worker.held() as send:
-            aim(site.device.journal.read)
+            aim(site.device.journal.read, site.patience_s)
             begun_ns = time.monotonic_ns()
             send(signal.SIGSTOP)
             try:
@@ -69,7 +69,7 @@ class WorkerTerm:
     def inflict(self, site: Site, chance: random.Random) -> Landing:
         worker = _worker(site)
         with worker.held() as send:
-            before = aim(site.device.journal.read)
+            before = aim(site.device.journal.read, site.patience_s)
             begun_ns = time.monotonic_ns()
             has_landed = send(signal.SIGTERM)
         wait_until(

@@ -70,7 +70,7 @@ class PointInRecovery:
         if worker is None:
             raise RigError("the journal names a worker that is not running")
         with worker.held() as send:
-            aim(site.device.journal.read)
+            aim(site.device.journal.read, site.patience_s)
             before = _read_all(site)
             number = _last(points)
             points.arm(point, Action.SIGKILL, repeat=repeat)

@@ -113,7 +113,7 @@ class AllWorkersKill:
         journals = {row["name"]: DeviceJournal(site.node.run_dir, row["name"]) for row in rows}
         victims = [*site.node.workers("serving"), *site.node.workers("standby")]
         chance.shuffle(victims)
-        aim(site.device.journal.read)
+        aim(site.device.journal.read, site.patience_s)
         before = {name: journal.read() for name, journal in journals.items()}
         with ExitStack() as stack:
             sends = [stack.enter_context(victim.held()) for victim in victims]

@@ -33,7 +33,7 @@ class KillInRecovery:
                 heir.pid: stack.enter_context(heir.held()) for heir in site.node.workers("standby")
             }
             kill_first = stack.enter_context(first.held())
-            before = aim(read)
+            before = aim(read, site.patience_s)
             begun_ns = time.monotonic_ns()
             kill_first(signal.SIGKILL)
             heir_pid = _wait_for_heir(site, before)
