@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent
 
 
 class BuildNative(build_ext):
-    """build_ext that also builds obdsup-ringd and obdsup-sectors with native/Makefile into obdsup/_bin."""
+    """build_ext that also builds the programs of native/Makefile into obdsup/_bin."""
 
     def run(self) -> None:
         subprocess.run(["make", "-s", "-C", str(ROOT / "native"), "ringd", "sectors"], check=True)

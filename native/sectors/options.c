@@ -16,6 +16,7 @@ static const char usage[] =
 	"reads all of them back. What was on the span before is overwritten.\n"
 	"  --seed S             [1] decides on the operations\n"
 	"  --qd N               [16] operations at a time\n"
+	"  --iops N             at most so many operations a second\n"
 	"  --seconds T, --operations N     when to end; else at SIGTERM or SIGINT\n"
 	"  --read-percent P     [50]   --discard-percent P  [2]   --flush-percent P  [1]\n"
 	"  --fua-percent P      [1] of the writes         --max-sectors N  [128] of one operation\n"
@@ -47,6 +48,7 @@ enum {
 	OPT_QD,
 	OPT_SECONDS,
 	OPT_OPERATIONS,
+	OPT_IOPS,
 	OPT_READ_PERCENT,
 	OPT_DISCARD_PERCENT,
 	OPT_FLUSH_PERCENT,
@@ -76,6 +78,7 @@ static const struct option known[] = {
 	{"qd", required_argument, NULL, OPT_QD},
 	{"seconds", required_argument, NULL, OPT_SECONDS},
 	{"operations", required_argument, NULL, OPT_OPERATIONS},
+	{"iops", required_argument, NULL, OPT_IOPS},
 	{"read-percent", required_argument, NULL, OPT_READ_PERCENT},
 	{"discard-percent", required_argument, NULL, OPT_DISCARD_PERCENT},
 	{"flush-percent", required_argument, NULL, OPT_FLUSH_PERCENT},
@@ -142,6 +145,9 @@ static bool set_number(struct obd_sectors_options *o, int option, const char *te
 		break;
 	case OPT_OPERATIONS:
 		wide = &o->operations, max = OBD_SEQUENCE_MAX;
+		break;
+	case OPT_IOPS:
+		wide = &o->iops, max = 1u << 30;
 		break;
 	case OPT_READ_PERCENT:
 		narrow = &o->mix.read_percent;

@@ -19,6 +19,7 @@ struct obd_sectors_options {
 	uint64_t seed;
 	uint64_t seconds;    /* 0: until told */
 	uint64_t operations; /* 0: until told */
+	uint64_t iops;	     /* 0: as fast as can be */
 	uint64_t span_bytes; /* 0: up to the end */
 	uint64_t offset_bytes;
 	uint64_t drain_seconds; /* how long an operation may take at the end */

@@ -31,6 +31,7 @@ struct crew {
 	pthread_cond_t ended; /* CLOCK_MONOTONIC; a thread ended */
 	uint64_t next_lba;    /* of reading everything */
 	uint64_t phase_ns;    /* when the phase began */
+	uint64_t due_ns;      /* when the next operation may be sent, with a limit of iops */
 	uint64_t progress_ns; /* when an operation last came back */
 	uint32_t thread_cnt;  /* still running */
 	uint32_t in_flight;
@@ -229,6 +230,29 @@ static int job_init(struct job *job, uint32_t max_sectors)
 	return 0;
 }
 
+static struct timespec at(uint64_t time_ns)
+{
+	return (struct timespec){(time_t)(time_ns / OBD_SECOND_NS),
+				 (long)(time_ns % OBD_SECOND_NS)};
+}
+
+/* Waits until the limit lets one more operation be sent. Holds the lock, but not meanwhile. */
+static void wait_due(struct crew *crew)
+{
+	uint64_t iops = crew->run->options->iops, now_ns = obd_clock_ns();
+	struct timespec until;
+
+	if (iops == 0 || crew->phase != OBD_GENERATING)
+		return;
+	if (crew->due_ns < now_ns)
+		crew->due_ns = now_ns;
+	until = at(crew->due_ns);
+	crew->due_ns += OBD_SECOND_NS / iops;
+	pthread_mutex_unlock(&crew->lock);
+	clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
+	pthread_mutex_lock(&crew->lock);
+}
+
 static void *work(void *context)
 {
 	const struct timespec pause = {.tv_nsec = ERROR_PAUSE_NS};
@@ -237,10 +261,14 @@ static void *work(void *context)
 	int rc = job_init(&job, crew->run->options->mix.max_sectors);
 
 	pthread_mutex_lock(&crew->lock);
-	while (rc == 0 && begin(crew, &job)) {
+	for (;;) {
 		uint64_t ended_ns;
 		int error;
 
+		if (rc == 0)
+			wait_due(crew);
+		if (rc || !begin(crew, &job))
+			break;
 		pthread_mutex_unlock(&crew->lock);
 		error = carry_out(crew->run, &job);
 		ended_ns = obd_clock_ns();
@@ -255,12 +283,6 @@ static void *work(void *context)
 	free(job.floor);
 	free(job.data);
 	return rc ? crew : NULL; /* only whether it is NULL counts */
-}
-
-static struct timespec at(uint64_t time_ns)
-{
-	return (struct timespec){(time_t)(time_ns / OBD_SECOND_NS),
-				 (long)(time_ns % OBD_SECOND_NS)};
 }
 
 /* Waits until all threads ended; false: an operation did not within the bound. */

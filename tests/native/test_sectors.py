@@ -5,6 +5,7 @@ Silent on a good device; each planted fault is found under the right name, at th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -89,7 +90,7 @@ class Disk:
         return self.run("--ledger", str(self.ledger), "--verify-only", *options, code=code)
 
     def rows(self) -> list[LedgerRow]:
-        data = self.ledger.read_bytes()[LEDGER_HEADER:]
+        data = self.ledger.read_bytes()[LEDGER_HEADER:] if self.ledger.exists() else b""
         return [LedgerRow(lba, *row[:4]) for lba, row in enumerate(LEDGER_SECTOR.iter_unpack(data))]
 
     def written(self) -> list[int]:
@@ -154,30 +155,31 @@ def test_operations_are_all_in_the_latency_file(disk: Disk, tmp_path: Path) -> N
         assert total_ns >= worst_ended_ns - worst_begun_ns >= total_ns // operation_cnt
 
 
+@contextlib.contextmanager
+def background(disk: Disk, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A run that goes on until the test ends it, and writes sectors it had not written."""
+    before = sum(row.acked > 0 for row in disk.rows())
+    command = disk.command("--ledger", str(disk.ledger), "--qd", "8", *options)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        eventually(lambda: sum(row.acked > 0 for row in disk.rows()) > before)
+        yield process
+    finally:
+        process.kill()
+        process.wait(timeout=30)
+
+
 def test_it_ends_when_told_and_reads_back(disk: Disk) -> None:
-    process = subprocess.Popen(
-        disk.command("--ledger", str(disk.ledger)), stdout=subprocess.DEVNULL
-    )
-    eventually(lambda: disk.ledger.exists() and len(disk.written()) > 100)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 0
+    with background(disk) as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
     assert disk.report()["read_back"] == SECTOR_CNT
 
 
 def test_a_killed_run_goes_on_where_it_was(disk: Disk) -> None:
     for _ in range(3):
-        before = sum(row.acked > 0 for row in disk.rows()) if disk.ledger.exists() else 0
-        process = subprocess.Popen(
-            disk.command("--ledger", str(disk.ledger), "--qd", "8"), stdout=subprocess.DEVNULL
-        )
-        eventually(
-            lambda before=before: (
-                disk.ledger.stat().st_size > LEDGER_HEADER
-                and sum(row.acked > 0 for row in disk.rows()) > before
-            )
-        )
-        process.kill()
-        process.wait(timeout=30)
+        with background(disk, "--max-sectors", "8", "--read-percent", "80"):
+            pass
         assert disk.verify()["read_back"] == SECTOR_CNT
     assert disk.run("--ledger", str(disk.ledger), "--operations", "500")["good"]
 
