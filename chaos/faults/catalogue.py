@@ -6,6 +6,12 @@ from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
 from chaos.faults.base import Fault, Need
+from chaos.faults.environment_clock import ClockJump
+from chaos.faults.environment_disk import FullDisk, FullStateDisk
+from chaos.faults.environment_journal import TornJournal
+from chaos.faults.environment_lower import CorruptBlock, FailingLower, SilentLower, SlowLower
+from chaos.faults.environment_memory import Oom
+from chaos.faults.environment_state import BrokenState, ReadOnlyState
 from chaos.faults.handover import KillInHandover
 from chaos.faults.lives import KillInCreate, KillInRemove
 from chaos.faults.pauses import WorkerStop, WorkerTerm
@@ -46,6 +52,17 @@ CATALOGUE: dict[str, CatalogEntry] = {
         CatalogEntry(KillInRemove(), 3),
         CatalogEntry(SupervisorKill(), 6),
         CatalogEntry(StandbyKill(), 6),
+        CatalogEntry(Oom(), 10, is_kill=True),
+        CatalogEntry(TornJournal(), 3, is_kill=True),
+        CatalogEntry(FullStateDisk(), 1, is_kill=True),
+        CatalogEntry(ReadOnlyState(), 2, is_kill=True),
+        CatalogEntry(ClockJump(), 2, is_kill=True),
+        CatalogEntry(BrokenState(), 3),
+        CatalogEntry(FullDisk(), 2),
+        CatalogEntry(SlowLower(), 2),
+        CatalogEntry(SilentLower(), 2, is_kill=True),
+        CatalogEntry(FailingLower(), 2),
+        CatalogEntry(CorruptBlock(), 2),
     )
 }
 

@@ -1,4 +1,4 @@
-"""The wall clock of the machine, wrong for a while: only where the machine is there for this run."""
+"""The machine's wall clock, wrong for a while: for machines that are there for one run alone."""
 
 from __future__ import annotations
 
