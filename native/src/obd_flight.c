@@ -71,6 +71,7 @@ int obd_flight_pick_up(struct obd_flight *flight, uint64_t now_ns, uint32_t *ret
 	index = flight->free_slots[flight->free_cnt - 1];
 	slot = &flight->journal.slots[index];
 	OBD_CRASH_POINT("pickup.copy");
+	obd_fence_stores(); /* the slot must be free before a byte of it changes */
 	if (obd_ring_request(&flight->ring, offset, &entry, slot))
 		return OBD_E_RING;
 	slot->sequence = sequence;
@@ -118,6 +119,9 @@ static void record(struct obd_journal_header *header, uint32_t slot, uint32_t be
 	if (OBD_CHEAT(skip_record))
 		return;
 	OBD_CRASH_POINT("publish.record");
+	/* The record before this one must be invalid, and `next` behind the entry that is going to
+	 * be overwritten. */
+	obd_fence_stores();
 	header->pub_slot = slot;
 	header->pub_tail_before = before;
 	header->pub_tail_after = after;
