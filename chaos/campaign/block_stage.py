@@ -85,4 +85,5 @@ def _ground(
         pause_s=options.pause_s,
         patience_s=options.patience_s,
         runtime=Runtime(options.runtime),
+        journal=installation.node.run_dir / "devices" / target.name / "inflight",
     )

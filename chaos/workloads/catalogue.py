@@ -9,6 +9,7 @@ from pathlib import Path
 from chaos.workloads.base import Workload
 from chaos.workloads.fio.workload import Fio
 from chaos.workloads.ground import Ground
+from chaos.workloads.sectors import Sectors
 
 __all__ = ["CATALOGUE", "WorkloadEntry", "make"]
 
@@ -37,6 +38,7 @@ class WorkloadEntry:
 
 
 CATALOGUE: dict[str, WorkloadEntry] = {
+    "sectors": WorkloadEntry(Sectors, "stamped sectors: lost, stale, misplaced, corrupt"),
     "fio": WorkloadEntry(Fio, "random writes with crc32c, read back after each lap", ("fio",)),
 }
 

@@ -29,6 +29,7 @@ class Ground:
         pause_s: between two operations of each client; 0 on a machine that is fast enough.
         patience_s: how long any single step may take before it counts as hung.
         cache: where programs made of Debian packages are kept between runs.
+        journal: the device's journal file, for findings that name the worker generations.
     """
 
     device: Path
@@ -39,3 +40,4 @@ class Ground:
     pause_s: float = 0.0
     patience_s: float = 60.0
     runtime: Runtime = Runtime.RUNC
+    journal: Path | None = None
