@@ -20,7 +20,7 @@ from pathlib import Path
 from chaos.rig import packages
 from chaos.rig.problem import RigError, run, say, venv_program
 
-__all__ = ["BASE_SIZE_BYTES", "LayeredImage", "Recipe", "build", "debugfs_commands"]
+__all__ = ["BASE_SIZE_BYTES", "LayeredImage", "Recipe", "build", "debugfs_commands", "find"]
 
 BASE_SIZE_BYTES = 1 << 30
 BASE = "busybox-static"
@@ -70,11 +70,9 @@ def build(cache: Path, recipe: Recipe) -> LayeredImage:
         RigError: a package can not be had, or a tool refused.
     """
     names = (BASE, *recipe.packages)
-    versions = [packages.candidate_version(name) for name in names]
-    if not all(versions):
-        complete = [c for c in cache.glob("*/complete") if _name(c.parent) == recipe.name]
-        if complete:  # no package lists here: what was built before is as good
-            return _open(max(complete, key=lambda path: path.stat().st_mtime).parent)
+    versions = packages.candidate_versions(names)
+    if not all(versions) and (built := find(cache, recipe)):
+        return built  # no package lists here: what was built before is as good
     cache.mkdir(parents=True, exist_ok=True)
     key = hashlib.sha256("\n".join([recipe.revision, *names, *versions]).encode()).hexdigest()[:16]
     folder = cache / key
@@ -87,6 +85,14 @@ def build(cache: Path, recipe: Recipe) -> LayeredImage:
             _build(folder, recipe)
             (folder / "complete").write_text("\n".join(versions) + "\n")
     return _open(folder)
+
+
+def find(cache: Path, recipe: Recipe) -> LayeredImage | None:
+    """The newest image of this recipe that is in the cache already; None for none."""
+    complete = [path for path in cache.glob("*/complete") if _name(path.parent) == recipe.name]
+    if not complete:
+        return None
+    return _open(max(complete, key=lambda path: path.stat().st_mtime).parent)
 
 
 def _name(folder: Path) -> str:

@@ -8,17 +8,17 @@ from pathlib import Path
 
 from chaos.rig.problem import RigError, run
 
-__all__ = ["candidate_version", "download", "fetch", "library_dependencies", "unpack"]
+__all__ = ["candidate_versions", "download", "fetch", "library_dependencies", "unpack"]
 
 
-def candidate_version(package: str) -> str:
-    """The version apt would deliver now, or "" when apt does not know (no package lists yet)."""
+def candidate_versions(packages: Sequence[str]) -> list[str]:
+    """The versions apt would deliver now, in this order; "" for one that apt does not know."""
     try:
-        shown = run(["apt-cache", "show", "--no-all-versions", package], what="ask apt")
+        shown = run(["apt-cache", "show", "--no-all-versions", *packages], what="ask apt")
     except RigError:
-        return ""
-    found = re.search(r"^Version: (\S+)", shown, re.MULTILINE)
-    return found.group(1) if found else ""
+        return [""] * len(packages)
+    found = dict(re.findall(r"^Package: (\S+)\n(?:.*\n)*?Version: (\S+)", shown, re.MULTILINE))
+    return [found.get(package, "") for package in packages]
 
 
 def library_dependencies(control: str) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from chaos.workloads import containers, files
 from chaos.workloads.base import Workload
 from chaos.workloads.fio.workload import Fio
 from chaos.workloads.ground import Ground
@@ -40,6 +41,18 @@ class WorkloadEntry:
 CATALOGUE: dict[str, WorkloadEntry] = {
     "sectors": WorkloadEntry(Sectors, "stamped sectors: lost, stale, misplaced, corrupt"),
     "fio": WorkloadEntry(Fio, "random writes with crc32c, read back after each lap", ("fio",)),
+    "metadata": WorkloadEntry(
+        files.metadata,
+        "ext4 calls of all kinds against a model of the tree, e2fsck and the whole tree at the end",
+        ("mke2fs", "e2fsck"),
+    ),
+    "redis": WorkloadEntry(
+        containers.redis,
+        "SETs fsynced one by one, every answer judged, every key read back after a restart",
+        ("apt-get", "e2fsck", "runc"),
+        containers.redis_image,
+        has_container=True,
+    ),
 }
 
 

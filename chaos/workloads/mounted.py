@@ -78,8 +78,8 @@ class MountedWorkload:
         self._program.stop()
         self._stop_container()
         if self._remount(findings):
-            self._start_container()
-            self._program.verify(self._ground.patience_s * VERIFY_FACTOR)
+            if self._is_serving(findings):
+                self._program.verify(self._ground.patience_s * VERIFY_FACTOR)
             self._note_errors(findings)
             self._stop_container()
             self._mount.unmount()
@@ -104,6 +104,15 @@ class MountedWorkload:
         except RigError as error:
             findings.io_errors.append(str(error))
         return self._mount.is_mounted
+
+    def _is_serving(self, findings: Findings) -> bool:
+        """Starts the container on what is on the device; False, a finding, when it refuses."""
+        try:
+            self._start_container()
+        except RigError as error:
+            findings.corrupt.append(f"{self.name} does not start on what it left: {error}")
+            return False
+        return True
 
     def _note_errors(self, findings: Findings) -> None:
         count = self._mount.error_count()

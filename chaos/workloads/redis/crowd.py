@@ -40,12 +40,12 @@ class Crowd:
             Client(n, seed, ledger, socket, patience_s, pause_s) for n in range(CLIENTS)
         ]
         self.reader = DirectReader(probe, copy, seed, max(pause_s, READER_PAUSE_S))
-        self._threads: list[Checker] = [*self.clients, self.reader]
+        self.threads: list[Checker] = [*self.clients, self.reader]
         self._patience_s = patience_s
 
     def start(self) -> None:
         """Starts all threads."""
-        for thread in self._threads:
+        for thread in self.threads:
             thread.start()
 
     def stop(self) -> None:
@@ -54,9 +54,9 @@ class Crowd:
         Raises:
             RigError: an operation does not end: its I/O hangs.
         """
-        for thread in self._threads:
+        for thread in self.threads:
             thread.stop()
-        for thread in self._threads:
+        for thread in self.threads:
             if thread.ident is not None:
                 thread.join(self._patience_s)
             if thread.is_alive():
@@ -64,21 +64,21 @@ class Crowd:
 
     def recent(self) -> list[Operation]:
         """The latest operations of every thread."""
-        return [o for thread in self._threads for o in thread.operations[-RECENT:]]
+        return [o for thread in self.threads for o in thread.operations[-RECENT:]]
 
     def has_passed(self, moment_ns: int) -> bool:
         """Whether every thread that still runs ended an operation after this moment."""
-        running = [thread for thread in self._threads if thread.is_alive()]
+        running = [thread for thread in self.threads if thread.is_alive()]
         return all(t.operations and t.operations[-1].ended_ns > moment_ns for t in running)
 
     def operations(self) -> list[Operation]:
         """All operations of every thread."""
-        return [o for thread in self._threads for o in thread.operations]
+        return [o for thread in self.threads for o in thread.operations]
 
     def errors(self) -> list[str]:
         """What failed, one line each."""
-        return [e for thread in self._threads for e in thread.errors]
+        return [e for thread in self.threads for e in thread.errors]
 
     def wrong(self) -> list[str]:
         """What was read and should not have been, one line each."""
-        return [w for thread in self._threads for w in thread.wrong]
+        return [w for thread in self.threads for w in thread.wrong]

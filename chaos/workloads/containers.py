@@ -1,0 +1,65 @@
+"""The workloads that run in a container: redis, and a git build."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from chaos.rig import image, recipes
+from chaos.rig.container import Container, ContainerRunner
+from chaos.rig.problem import RigError
+from chaos.workloads.ground import Ground, Runtime
+from chaos.workloads.mounted import MountedWorkload
+
+__all__ = ["redis", "redis_image"]
+
+SOCKET = "run/redis.sock"
+REDIS = ["/usr/bin/redis-server", "/etc/redis.conf"]
+
+
+def redis_image(cache: Path) -> Path:
+    """The config of the image that ``redis`` runs on."""
+    return image.build(cache, recipes.REDIS).config
+
+
+def redis(ground: Ground) -> MountedWorkload:
+    """Redis, every SET fsynced; clients that judge every answer; a reader of sealed layers.
+
+    Raises:
+        RigError: its image can not be had.
+    """
+    from chaos.workloads.redis.client import wait_answering
+
+    built = _built(ground, recipes.REDIS)
+    container = _container("redis", ground, REDIS)
+    socket = ground.mount / SOCKET
+
+    def wait_serving() -> None:
+        try:
+            wait_answering(socket, container.check, ground.patience_s)
+        except TimeoutError as error:
+            raise RigError(f"{error}; {container.log_end()}") from error
+
+    arguments = {
+        "socket": str(socket),
+        "probe_inside": built.probe_inside,
+        "probe_copy": str(built.probe_copy.resolve()),
+    }
+    module = "chaos.workloads.redis"
+    return MountedWorkload("redis", ground, module, arguments, container, wait_serving)
+
+
+def _built(ground: Ground, recipe: image.Recipe) -> image.LayeredImage:
+    """What the device was made of: it is in the cache, and asking apt again would take a while."""
+    return image.find(ground.cache, recipe) or image.build(ground.cache, recipe)
+
+
+def _container(
+    name: str, ground: Ground, command: list[str], binds: Mapping[str, Path] | None = None
+) -> ContainerRunner:
+    folder = ground.scratch / "c"
+    unique = f"obdsup-{name}-{os.getpid()}-{ground.device.name}"
+    if ground.runtime is Runtime.CONTAINERD:
+        raise RigError("containerd: not yet")
+    return Container(unique, folder, ground.mount, command, binds)
