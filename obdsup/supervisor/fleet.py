@@ -178,9 +178,11 @@ class Fleet:
                 self._thread(f"prewarm-{worker.id}", self._prewarm_one, worker, device, image)
 
     def forget(self, device: str) -> None:
-        """Has every standby close the image, in the background."""
+        """Has every worker close the image, in the background: one that serves another device has
+        it open from when it was a standby, and would keep a removed layer's space from being freed.
+        """
         for worker in self.workers():
-            if worker.state is WorkerState.STANDBY:
+            if worker.state in (WorkerState.STANDBY, WorkerState.SERVING):
                 self._thread(f"forget-{worker.id}", self._forget_one, worker, device)
 
     # -- processes, in the loop --------------------------------------------------------------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -171,6 +173,34 @@ def test_a_journal_that_can_not_be_trusted_means_reset_and_service(
     eventually(lambda: is_served_by_another(service, pid), 20)
     commands_go_on(service)
     assert any(row["event"] == "ring.reset" for row in service.call("events"))
+    verified(service)
+
+
+def open_files(pid: int) -> list[str]:
+    found = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since
+            found.append(os.readlink(entry))
+    return found
+
+
+def test_a_removed_device_leaves_no_file_open_in_workers_of_others(
+    service: Service, image: Path, tmp_path: Path
+) -> None:
+    layer = tmp_path / "only-b.obd"
+    shutil.copyfile(REPO / "tests" / "golden" / "mini" / "m0.lz4.obd", layer)
+    other = tmp_path / "other.config.v1.json"
+    other.write_text(json.dumps({"lowers": [{"file": str(layer)}]}))
+    create(service, image)
+    create(service, other, "b")
+    pid = service.worker_pid("a")
+    service.wait_for_standby()
+    os.kill(pid, signal.SIGKILL)  # its successor was a standby, with both images open
+    eventually(lambda: is_served_by_another(service, pid), 20)
+    assert str(layer) in open_files(service.worker_pid("a"))
+    service.call("device", "remove", "b")
+    eventually(lambda: str(layer) not in open_files(service.worker_pid("a")), 20)
+    commands_go_on(service)
     verified(service)
 
 
