@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from chaos.rig.kernel_module import need_node
 from chaos.rig.node import wait_until
 from chaos.rig.problem import REPO, RigError, run
 
@@ -59,6 +60,7 @@ class FaultFs:
             RigError: it could not be built or mounted; says why.
         """
         _build()
+        need_node(Path("/dev/fuse"), "fuse")
         self.mount_point.mkdir(parents=True, exist_ok=True)
         control = self._folder / "control"
         control.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from chaos.rig.kernel_module import need_node
 from chaos.rig.problem import RigError, run
 
 __all__ = ["SmallDisk"]
@@ -47,6 +48,7 @@ class SmallDisk:
         disk = self._folder / "disk"
         with disk.open("wb") as file:
             file.truncate(self._size_mib << 20)
+        need_node(Path("/dev/loop-control"), "loop")
         run(["mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", disk], what="make a small ext4")
         run(["mount", "-o", "loop", disk, self.mount_point], what="mount a small ext4")
         return self
