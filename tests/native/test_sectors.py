@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from chaos.rig.faultfs import FaultFs
 from tests.conftest import REPO, eventually
 
 pytestmark = pytest.mark.native
@@ -524,3 +525,50 @@ def test_a_block_device_in_use_is_refused_and_a_free_one_is_checked(
     report = json.loads(done.stdout)
     assert report["discards"] > 50
     assert not report["discards_refused"]
+
+
+@pytest.fixture
+def silent(disk: Disk, tmp_path: Path) -> Iterator[FaultFs]:
+    """The folder of the disk through a file system that fails and holds reads as told."""
+    with FaultFs(disk.path.parent, tmp_path.parent / f"{tmp_path.name}-faultfs") as file_system:
+        yield file_system
+
+
+def read_only(program: Path, silent: FaultFs, disk: Disk, *options: str) -> list[str]:
+    path = silent.mount_point / disk.path.name
+    return [str(program), "--read-only", "--qd", "4", *options, str(path)]
+
+
+@pytest.mark.host
+def test_a_failed_read_is_an_error_and_nothing_else(
+    disk: Disk, program: Path, silent: FaultFs
+) -> None:
+    silent.fail(disk.path.name, 1000 * SECTOR, 1001 * SECTOR)
+    command = read_only(program, silent, disk, "--operations", "500")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    report = json.loads(done.stdout)
+    assert set(counts(report)) == {"errors"}
+    assert report["complete"]
+    assert set(report["errnos"]) == {"5"}
+    assert "errno 5 (Input/output error); READ of" in report["findings"][0]["text"]
+
+
+@pytest.mark.host
+def test_an_operation_that_does_not_end_is_reported_not_waited_for(
+    disk: Disk, program: Path, silent: FaultFs
+) -> None:
+    silent.hold(disk.path.name)
+    command = read_only(program, silent, disk, "--drain-seconds", "1")
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        eventually(lambda: silent.counts().holding == 4)
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout is not None
+        report = json.loads(process.stdout.readline())  # though its threads can not end
+    finally:
+        silent.clear()
+        process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert counts(report) == {"unfinished": 4}
+    assert not report["complete"]
