@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from chaos.rig.kernel_log import KernelLog, offending
@@ -28,13 +29,20 @@ class KernelWatch:
         self._is_readable = True
         self._log = KernelLog()
 
-    def collect(self) -> None:
-        """Judges what was said since the last time."""
+    def collect(self, caused: Sequence[str] = ()) -> None:
+        """Judges what was said since the last time.
+
+        Args:
+            caused: regular expressions of lines that a fault since then causes by design.
+        """
         lines = self._log.lines()
         self._log.mark()
         if lines is None:
             self._is_readable = False
             return
+        if caused:
+            by_design = re.compile("|".join(f"(?:{one})" for one in caused))
+            lines = [line for line in lines if not by_design.search(line)]
         if self._is_ours:
             self.complaints += complaints("\n".join([MARKER, *lines]), MARKER)
             return

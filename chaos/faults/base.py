@@ -70,6 +70,8 @@ class Landing:
         already_done: those it found finished but not yet marked.
         wrong: what should not have come of it, one line each; empty on a healthy system.
         workers_killed, supervisors_killed: how many processes died of it.
+        kernel_lines: regular expressions of what the kernel says because of it, by design: errors
+            of a device of the fault's own, a report of its OOM killer.
     """
 
     begun_ns: int
@@ -81,6 +83,7 @@ class Landing:
     wrong: tuple[str, ...] = ()
     workers_killed: int = 0
     supervisors_killed: int = 0
+    kernel_lines: tuple[str, ...] = ()
 
 
 class Fault(Protocol):

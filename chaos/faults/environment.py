@@ -117,6 +117,7 @@ class Watch:
         served_ns: int | None = None,
         workers_killed: int = 0,
         supervisors_killed: int = 0,
+        kernel_lines: tuple[str, ...] = (),
     ) -> Landing:
         """The landing; what successors recovered is read from the journal now."""
         after = self.site.device.journal.read()
@@ -131,6 +132,7 @@ class Watch:
             wrong=tuple(wrong or ()),
             workers_killed=workers_killed,
             supervisors_killed=supervisors_killed,
+            kernel_lines=kernel_lines,
         )
 
     def _read_once(self) -> None:

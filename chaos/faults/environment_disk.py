@@ -78,6 +78,7 @@ class FullDisk:
             wrong=wrong,
             served_ns=served_ns,
             workers_killed=workers_killed,
+            kernel_lines=victim.kernel_lines(),
         )
 
 

@@ -38,6 +38,7 @@ class SlowLower:
             Victim(site.node, self.kind, site.folder, (faulty.mount_point / layer.path.name,))
             as victim,
         ):  # fmt: skip
+            kernel_lines = victim.kernel_lines()
             owner = victim.journal.read().owner_pid
             watch.strike_now()
             faulty.delay(layer.path.name, delay_ms)
@@ -63,6 +64,7 @@ class SlowLower:
             f"{min(taken_ms, default=0):.0f} to {max(taken_ms, default=0):.0f} ms",
             wrong=wrong,
             served_ns=served_ns,
+            kernel_lines=kernel_lines,
         )
 
 
@@ -84,6 +86,7 @@ class SilentLower:
             Victim(site.node, self.kind, site.folder, (faulty.mount_point / layer.path.name,))
             as victim,
         ):  # fmt: skip
+            kernel_lines = victim.kernel_lines()
             owner = victim.journal.read().owner_pid
             number = chance.randrange(len(layer.blocks))
             answers: list[bytes | int] = []
@@ -113,6 +116,7 @@ class SilentLower:
             wrong=wrong,
             served_ns=landed.served_ns,
             workers_killed=1,
+            kernel_lines=kernel_lines,
         )
 
 
@@ -136,6 +140,7 @@ class FailingLower:
             Victim(site.node, self.kind, site.folder, (faulty.mount_point / layer.path.name,))
             as victim,
         ):  # fmt: skip
+            kernel_lines = victim.kernel_lines()
             before = victim.journal.read()
             watch.strike_now()
             faulty.fail(layer.path.name, begin, end)
@@ -155,6 +160,7 @@ class FailingLower:
             f"block {number} of {len(blocks)}, {'ZFile' if is_compressed else 'raw'}",
             wrong=wrong + _unhurt(watch),
             served_ns=served_ns,
+            kernel_lines=kernel_lines,
         )
 
 
@@ -172,6 +178,7 @@ class CorruptBlock:
         place = chance.randrange(*layer.place(number))
         blocks = dict(enumerate(layer.blocks))
         with Victim(site.node, self.kind, site.folder, (layer.path,)) as victim:
+            kernel_lines = victim.kernel_lines()
             before = victim.journal.read()
             watch.strike_now()
             mask = 1 << chance.randrange(8)
@@ -189,6 +196,7 @@ class CorruptBlock:
             evidence=f"a bit of byte {place} flipped: {errors} MEDIUM ERRORs at block {number}",
             wrong=wrong + _unhurt(watch),
             served_ns=served_ns,
+            kernel_lines=kernel_lines,
         )
 
 

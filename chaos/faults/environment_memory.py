@@ -15,6 +15,7 @@ __all__ = ["Oom"]
 
 LOOK_S = 0.01
 DROP_EACH_S = 0.1
+OOM_REPORT = (r"oom-kill", r"Call Trace", r"Memory cgroup (?:stats|out of memory)")
 
 
 class Oom:
@@ -54,6 +55,7 @@ class Oom:
             f"worker {served.owner_pid} serves",
             served_ns=served.first_publish_ns,
             workers_killed=1,
+            kernel_lines=OOM_REPORT,
         )
 
 

@@ -11,6 +11,7 @@ import json
 import mmap
 import os
 import random
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -144,6 +145,10 @@ class Victim:
             except OSError as refusal:
                 return refusal.errno or errno.EIO
             return 0 if written == len(content) else errno.EIO
+
+    def kernel_lines(self) -> tuple[str, ...]:
+        """What the kernel may say of it: any line that names its block device."""
+        return (rf"\b{re.escape(self.block_device.resolve().name)}\b",)
 
     def misread(self, blocks: dict[int, bytes], failing: frozenset[int] = frozenset()) -> list[str]:
         """Reads these blocks; one line for each that is not as expected.
