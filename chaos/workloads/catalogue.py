@@ -46,6 +46,11 @@ CATALOGUE: dict[str, WorkloadEntry] = {
         "ext4 calls of all kinds against a model of the tree, e2fsck and the whole tree at the end",
         ("mke2fs", "e2fsck"),
     ),
+    "sqlite": WorkloadEntry(
+        files.sqlite,
+        "rollback journal and WAL, writers killed, copies opened, every transaction accounted for",
+        ("mke2fs", "e2fsck"),
+    ),
     "redis": WorkloadEntry(
         containers.redis,
         "SETs fsynced one by one, every answer judged, every key read back after a restart",
