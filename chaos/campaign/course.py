@@ -27,6 +27,7 @@ __all__ = ["Campaign", "Watcher", "run_campaign"]
 
 SETTLE_S = 1.0  # slices of the last fault are written by then
 KERNEL_LOG_EVERY = 20  # faults
+MOST_REPEATS = 10  # of a kind that has not landed
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,15 +129,29 @@ class _Course:
         limit_s = self._campaign.seconds
         for planned in self._campaign.plan:
             if limit_s is not None and time.monotonic() - begun_s > limit_s:
-                return
-            self._wait_ready()
-            time.sleep(planned.pause_s)
-            fault = self._inflict(planned)
-            self._outcome.faults.append(fault)
-            self._watcher.inflicted(fault)
+                break
+            self._strike(planned)
             if planned.number % KERNEL_LOG_EVERY == 0:
                 self._kernel.collect()
+        self._repeat_missed()
         self._wait_ready()
+
+    def _strike(self, planned: PlannedFault) -> None:
+        self._wait_ready()
+        time.sleep(planned.pause_s)
+        fault = self._inflict(planned)
+        self._outcome.faults.append(fault)
+        self._watcher.inflicted(fault)
+
+    def _repeat_missed(self) -> None:
+        """A kind that never landed is tried again: some hit a moment of a millisecond, or miss."""
+        struck = {fault.kind for fault in self._outcome.faults}
+        for kind in sorted(struck):
+            for number in range(MOST_REPEATS):
+                if any(f.kind == kind and f.has_landed for f in self._outcome.faults):
+                    break
+                seed = random.Random(f"{self._outcome.seed}/{kind}/{number}").randrange(1 << 48)
+                self._strike(PlannedFault(len(self._outcome.faults), kind, number, seed, 0.0))
 
     def _wait_ready(self) -> None:
         """A fault that strikes before a standby is warm would test the start of one."""
