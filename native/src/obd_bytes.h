@@ -22,6 +22,12 @@ static inline uint64_t obd_le64(const uint8_t *at)
 	return le64toh(value);
 }
 
+static inline void obd_put_le32(uint8_t *at, uint32_t value)
+{
+	value = htole32(value);
+	memcpy(at, &value, sizeof(value));
+}
+
 static inline void obd_put_le64(uint8_t *at, uint64_t value)
 {
 	value = htole64(value);

@@ -295,6 +295,11 @@ int obd_image_flush(struct obd_image *image, struct obd_errinfo *info)
 	return image->upper ? obd_upper_flush(image->upper, info) : 0;
 }
 
+int obd_image_settle(struct obd_image *image, struct obd_errinfo *info)
+{
+	return image->upper ? obd_upper_settle(image->upper, info) : 0;
+}
+
 void obd_image_stat(const struct obd_image *image, struct obd_image_stat *ret)
 {
 	*ret = (struct obd_image_stat){

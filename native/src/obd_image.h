@@ -72,15 +72,21 @@ int obd_image_read(struct obd_image *image, uint64_t lba, uint32_t sector_cnt,
 int obd_image_start_writing(struct obd_image *image, uint64_t *reserved, struct obd_errinfo *info);
 void obd_image_stop_writing(struct obd_image *image);
 
+/*
+ * Follower, and nobody is the writer: makes the pair complete for any other reader, durably, and
+ * takes away what only our own understand (obd_pending.h). Errors: as of start_writing and flush.
+ */
+int obd_image_settle(struct obd_image *image, struct obd_errinfo *info);
+
 /* Follower: applies index records appended by the writer since. Cheap when there are none. */
 int obd_image_follow(struct obd_image *image, struct obd_errinfo *info);
 
 /*
- * Writer only. A write is appended to the data file, then its index record(s) to the index file,
- * then becomes visible; it returns 0 only if all of that happened. A failed write changes nothing
- * that a read or a reopen can see, and the next one works (OBD_E_NOSPACE: disk full).
- * discard makes a range read as zeros, persistently. flush: data is durable before the index
- * records that name it, then those, before it returns.
+ * Writer only. A write is appended to the data file, then its index record(s) to those that wait
+ * for a sync of their data (obd_pending.h), then becomes visible; it returns 0 only if all of that
+ * happened. A failed write changes nothing that a read or a reopen can see, and the next one works
+ * (OBD_E_NOSPACE: disk full). discard makes a range read as zeros, persistently. flush: data is
+ * durable before the index records that name it, then those, before it returns.
  */
 int obd_image_write(struct obd_image *image, uint64_t lba, uint32_t sector_cnt,
 		    const struct iovec *iov, uint32_t iov_cnt, uint32_t flags,

@@ -12,17 +12,21 @@
 #include "obd_bytes.h"
 #include "obd_crash.h"
 #include "obd_map.h"
+#include "obd_pending.h"
 #include "obd_planted.h"
 
 #define CHUNK_RECORDS	  4096u
 #define WRITE_MAX_RECORDS 64u /* one write: 512 MiB; the kernel sends 512 KiB at most */
 #define SLOTS		  64u
-#define TURNS		  64u /* so many writers wait without waking each other */
+#define TURNS		  64u	 /* so many writers wait without waking each other */
+#define INDEX_AHEAD_BYTES 65536u /* of the index file, set aside before records need it */
+#define DISK_SECTOR_BYTES 512u	 /* what a disk writes as a whole */
 
 struct obd_upper {
 	struct obd_file data;
 	struct obd_file index;
-	bool is_read_only; /* the files could not be opened for writing */
+	struct obd_pending pending; /* records behind the end of the index file */
+	bool is_read_only;	    /* the files could not be opened for writing */
 	uint8_t tag;
 	uint64_t virtual_size_bytes;
 
@@ -31,18 +35,24 @@ struct obd_upper {
 
 	pthread_mutex_t commit;
 	pthread_cond_t turn_came[TURNS]; /* by ticket: a commit wakes the next writer, not all */
-	uint64_t index_end;		 /* bytes of the index file that are in the map */
-	uint64_t data_end;		 /* where the next extent begins */
-	uint64_t committed_sectors;	 /* end of the furthest extent a record names */
-	uint64_t next_ticket;		 /* extents are reserved ... */
-	uint64_t turn;			 /* ... and committed in this order */
-	uint64_t *reserved;		 /* borrowed while writing */
+	uint64_t index_end;		 /* end of the records in the map, as an index offset */
+	uint64_t index_begun;		 /* end of the whole records in the index file, last seen */
+	uint64_t index_ahead;		 /* so far the index file has its blocks */
+	uint8_t last_record[OBD_LSMT_ENTRY_BYTES]; /* in front of index_end, as it was read */
+	uint64_t hole;		    /* offset of the first hole seen in the index, or 0 */
+	uint64_t data_end;	    /* where the next extent begins */
+	uint64_t committed_sectors; /* end of the furthest extent a record names */
+	uint64_t next_ticket;	    /* extents are reserved ... */
+	uint64_t turn;		    /* ... and committed in this order */
+	uint64_t *reserved;	    /* borrowed while writing */
 	bool is_writing;
 	uint64_t torn_bytes_cut;
 
 	pthread_mutex_t flush;	/* one flush at a time: an error is reported once per file */
 	uint64_t flushes_begun; /* written with `flush` held */
+	bool flush_failed;	/* the last one; with `flush` held */
 	int sync_errno;		/* of the first failed sync, for ever; with `flush` held */
+	uint64_t indexed;	/* end of what is in the index file; with `flush` held */
 };
 
 static int fail_at(const struct obd_file *file, const char *what, int code, int err, uint64_t at,
@@ -114,7 +124,7 @@ static int read_headers(struct obd_upper *upper, struct obd_errinfo *info)
 				      "virtual size of index and data differ", 48,
 				      data.virtual_size_bytes, index.virtual_size_bytes);
 	upper->virtual_size_bytes = data.virtual_size_bytes;
-	return 0;
+	return obd_pending_init(&upper->pending, upper->index.path, index.uuid, info);
 }
 
 static int init_locks(struct obd_upper *upper)
@@ -142,7 +152,7 @@ int obd_upper_create(const char *data_path, const char *index_path, uint8_t tag,
 
 	if (!upper)
 		return obd_fail(info, OBD_E_NOMEM, data_path, "writable layer");
-	upper->data.fd = upper->index.fd = -1;
+	upper->data.fd = upper->index.fd = upper->pending.file.fd = -1;
 	upper->tag = tag;
 	upper->index_end = OBD_LSMT_SPACE_BYTES;
 	upper->committed_sectors = OBD_LSMT_FIRST_SECTOR;
@@ -169,6 +179,7 @@ void obd_upper_destroy(struct obd_upper *upper)
 		return;
 	obd_file_close(&upper->data);
 	obd_file_close(&upper->index); /* drops the writer's lock */
+	obd_pending_deinit(&upper->pending);
 	obd_map_deinit(&upper->map);
 	pthread_rwlock_destroy(&upper->map_lock);
 	pthread_mutex_destroy(&upper->commit);
@@ -235,26 +246,44 @@ static int size_of(struct obd_file *file, struct obd_errinfo *info, uint64_t *re
 	return 0;
 }
 
-/* Reads whole records at `at`, at most CHUNK_RECORDS, none beyond `end`. */
+/*
+ * Reads whole records at `at`, at most CHUNK_RECORDS, none beyond `end`: from the index file as far
+ * as it goes, then from the pending ones.
+ */
 static int read_records(struct obd_upper *upper, uint64_t at, uint64_t end, uint8_t *chunk,
 			struct obd_errinfo *info, uint32_t *ret_cnt)
 {
-	uint64_t left = (end - at) / OBD_LSMT_ENTRY_BYTES;
+	bool is_indexed = at < upper->index_begun;
+	uint64_t left;
 
+	if (is_indexed && end > upper->index_begun)
+		end = upper->index_begun;
+	left = (end - at) / OBD_LSMT_ENTRY_BYTES;
 	*ret_cnt = left < CHUNK_RECORDS ? (uint32_t)left : CHUNK_RECORDS;
-	return obd_file_read_buffer(&upper->index, at, chunk,
+	return obd_file_read_buffer(is_indexed ? &upper->index : &upper->pending.file, at, chunk,
 				    (size_t)*ret_cnt * OBD_LSMT_ENTRY_BYTES, 0, info);
 }
 
+static bool is_hole(const uint8_t *record)
+{
+	static const uint8_t zeros[OBD_LSMT_ENTRY_BYTES];
+
+	return memcmp(record, zeros, sizeof(zeros)) == 0;
+}
+
 /*
- * A record at `at` can not be applied. That is a lost tail (start_writing cuts it) if nothing good
- * follows, and damage otherwise. Returns 0 for a tail.
+ * A record at `at` can not be applied. If nothing good follows, that is a lost tail, which
+ * start_writing cuts: *ret_resume is 0. If a good one does, it is damage, except for a hole: zeros
+ * up to the end of a sector are records that were appended behind the last sync of the index file
+ * and did not reach the disk, where later ones did. *ret_resume is then where these begin.
  */
 static int check_tail(struct obd_upper *upper, uint64_t at, uint64_t end, uint64_t data_sectors,
-		      uint8_t *chunk, struct obd_errinfo *info)
+		      uint8_t *chunk, struct obd_errinfo *info, uint64_t *ret_resume)
 {
 	const uint64_t first = at;
+	bool all_zeros = true;
 
+	*ret_resume = 0;
 	while (end - at >= OBD_LSMT_ENTRY_BYTES) {
 		uint32_t cnt;
 		int rc = read_records(upper, at, end, chunk, info, &cnt);
@@ -262,14 +291,24 @@ static int check_tail(struct obd_upper *upper, uint64_t at, uint64_t end, uint64
 		if (rc)
 			return rc;
 		for (uint32_t i = 0; i < cnt; i++, at += OBD_LSMT_ENTRY_BYTES) {
-			struct obd_segment record =
-				obd_lsmt_decode_entry(chunk + (size_t)i * OBD_LSMT_ENTRY_BYTES);
+			const uint8_t *raw = chunk + (size_t)i * OBD_LSMT_ENTRY_BYTES;
 
-			if (judge(record, data_sectors) == RECORD_GOOD)
-				return obd_fail_value(info, OBD_E_FORMAT, upper->index.path,
-						      "index record beyond the data file, with "
-						      "good ones after it",
-						      first, data_sectors, at);
+			enum record_kind kind = judge(obd_lsmt_decode_entry(raw), data_sectors);
+
+			if (kind == RECORD_PADDING)
+				continue;
+			if (kind != RECORD_GOOD) {
+				all_zeros = all_zeros && is_hole(raw);
+				continue;
+			}
+			if (all_zeros && at % DISK_SECTOR_BYTES == 0) {
+				*ret_resume = at;
+				return 0;
+			}
+			return obd_fail_value(info, OBD_E_FORMAT, upper->index.path,
+					      "index record beyond the data file, with good ones "
+					      "after it",
+					      first, data_sectors, at);
 		}
 	}
 	return 0;
@@ -303,60 +342,116 @@ static int apply_records(struct obd_upper *upper, const uint8_t *chunk, uint32_t
 			upper->committed_sectors = end;
 	}
 	pthread_rwlock_unlock(&upper->map_lock);
+	if (i)
+		memcpy(upper->last_record, chunk + (size_t)(i - 1) * OBD_LSMT_ENTRY_BYTES,
+		       sizeof(upper->last_record));
 	*ret_bad = i;
 	return rc;
 }
 
-/* The writer took back records we had applied (a failed multi-record append): start over. */
+/* The records we had applied are not those of the files any more: start over. */
 static void forget_records(struct obd_upper *upper)
 {
 	pthread_rwlock_wrlock(&upper->map_lock);
 	obd_map_clear(&upper->map);
 	upper->index_end = OBD_LSMT_SPACE_BYTES;
 	upper->committed_sectors = OBD_LSMT_FIRST_SECTOR;
+	upper->hole = 0;
 	pthread_rwlock_unlock(&upper->map_lock);
 }
 
-/* With `commit` held. */
-static int follow_locked(struct obd_upper *upper, struct obd_errinfo *info)
+/* Notes how far the index file goes; *ret_end is where the records end, pending ones included. */
+static int find_end(struct obd_upper *upper, struct obd_errinfo *info, uint64_t *ret_end)
 {
-	uint64_t end;
-	uint64_t data_bytes;
-	uint8_t *chunk;
-	int rc = size_of(&upper->index, info, &end);
+	uint64_t index_bytes;
+	uint64_t pending_end;
+	int rc = size_of(&upper->index, info, &index_bytes);
 
 	if (rc)
 		return rc;
-	if (end < OBD_LSMT_SPACE_BYTES)
+	if (index_bytes < OBD_LSMT_SPACE_BYTES)
 		return obd_fail_value(info, OBD_E_SHORT, upper->index.path, "index file", 0,
-				      OBD_LSMT_SPACE_BYTES, end);
-	if (end < upper->index_end)
-		forget_records(upper);
-	if (end - upper->index_end < OBD_LSMT_ENTRY_BYTES)
+				      OBD_LSMT_SPACE_BYTES, index_bytes);
+	upper->index_begun = index_bytes / OBD_LSMT_ENTRY_BYTES * OBD_LSMT_ENTRY_BYTES;
+	rc = obd_pending_end(&upper->pending, &upper->index, upper->index_begun, info,
+			     &pending_end);
+	if (!rc)
+		*ret_end = pending_end ? pending_end : upper->index_begun;
+	return rc;
+}
+
+/*
+ * Starts over if the record in front of ours is another one now: a writer took back records (a
+ * failed append), or somebody else wrote to the index file instead of what was pending.
+ */
+static int check_last_record(struct obd_upper *upper, uint64_t end, struct obd_errinfo *info)
+{
+	uint8_t record[OBD_LSMT_ENTRY_BYTES];
+	uint32_t cnt;
+	uint64_t at = upper->index_end - sizeof(record);
+	int rc;
+
+	if (upper->index_end == OBD_LSMT_SPACE_BYTES)
 		return 0;
-	chunk = malloc((size_t)CHUNK_RECORDS * OBD_LSMT_ENTRY_BYTES);
-	if (!chunk)
-		return obd_fail(info, OBD_E_NOMEM, upper->index.path, "index records");
+	if (end < upper->index_end) {
+		forget_records(upper);
+		return 0;
+	}
+	rc = read_records(upper, at, at + sizeof(record), record, info, &cnt);
+	if (!rc && memcmp(record, upper->last_record, sizeof(record)) != 0)
+		forget_records(upper);
+	return rc;
+}
+
+/* With `commit` held: applies everything in [index_end, end). */
+static int apply_until(struct obd_upper *upper, uint64_t end, uint8_t *chunk,
+		       struct obd_errinfo *info)
+{
 	while (end - upper->index_end >= OBD_LSMT_ENTRY_BYTES) {
+		uint64_t data_bytes;
+		uint64_t resume;
 		uint32_t cnt;
 		uint32_t bad;
+		int rc = read_records(upper, upper->index_end, end, chunk, info, &cnt);
 
-		rc = read_records(upper, upper->index_end, end, chunk, info, &cnt);
 		/* after the records: their data was written before them */
 		if (!rc)
 			rc = size_of(&upper->data, info, &data_bytes);
 		if (rc)
-			break;
-		if (apply_records(upper, chunk, cnt, data_bytes / 512, &bad)) {
-			rc = obd_fail(info, OBD_E_NOMEM, upper->index.path, "in-memory index");
-			break;
-		}
-		if (bad < cnt) {
-			rc = check_tail(upper, upper->index_end, end, data_bytes / 512, chunk,
-					info);
-			break;
-		}
+			return rc;
+		if (apply_records(upper, chunk, cnt, data_bytes / 512, &bad))
+			return obd_fail(info, OBD_E_NOMEM, upper->index.path, "in-memory index");
+		if (bad == cnt)
+			continue;
+		if (upper->index_end >= upper->index_begun)
+			return 0; /* what is pending does not fit the data file: not its own */
+		rc = check_tail(upper, upper->index_end, end, data_bytes / 512, chunk, info,
+				&resume);
+		if (rc || !resume)
+			return rc;
+		if (!upper->hole)
+			upper->hole = upper->index_end;
+		upper->index_end = resume;
+		memset(upper->last_record, 0, sizeof(upper->last_record));
 	}
+	return 0;
+}
+
+/* With `commit` held. A follower looks only if there is more; who will write looks twice. */
+static int follow_locked(struct obd_upper *upper, bool will_write, struct obd_errinfo *info)
+{
+	uint8_t *chunk;
+	uint64_t end = 0;
+	int rc = find_end(upper, info, &end);
+
+	if (!rc && (will_write || end != upper->index_end))
+		rc = check_last_record(upper, end, info);
+	if (rc || end == upper->index_end)
+		return rc;
+	chunk = malloc((size_t)CHUNK_RECORDS * OBD_LSMT_ENTRY_BYTES);
+	if (!chunk)
+		return obd_fail(info, OBD_E_NOMEM, upper->index.path, "index records");
+	rc = apply_until(upper, end, chunk, info);
 	free(chunk);
 	return rc;
 }
@@ -367,7 +462,7 @@ int obd_upper_follow(struct obd_upper *upper, struct obd_errinfo *info)
 
 	pthread_mutex_lock(&upper->commit);
 	if (!upper->is_writing) /* the writer knows all there is */
-		rc = follow_locked(upper, info);
+		rc = follow_locked(upper, false, info);
 	pthread_mutex_unlock(&upper->commit);
 	return rc;
 }
@@ -388,27 +483,73 @@ static int set_lock(struct obd_upper *upper, short type)
 	return rc < 0 ? errno : 0;
 }
 
-static int become_writer(struct obd_upper *upper, uint64_t *reserved, struct obd_errinfo *info)
+/* Records that a power cut left out become padding, which the reference reads over, too. */
+static int fill_holes(struct obd_upper *upper, struct obd_errinfo *info)
+{
+	const struct obd_segment padding = {.low = OBD_SEGMENT_OFFSET_MASK};
+	uint8_t record[OBD_LSMT_ENTRY_BYTES];
+
+	for (uint64_t at = upper->hole; at && at < upper->index_begun; at += sizeof(record)) {
+		int rc = obd_file_read_buffer(&upper->index, at, record, sizeof(record), 0, info);
+
+		if (rc)
+			return rc;
+		if (!is_hole(record))
+			continue;
+		obd_lsmt_encode_entry(padding, record);
+		if (pwrite(upper->index.fd, record, sizeof(record), (off_t)at) !=
+		    (ssize_t)sizeof(record))
+			return fail_at(&upper->index, "fill a hole", OBD_E_IO, errno, at, info);
+		upper->torn_bytes_cut += sizeof(record);
+	}
+	upper->hole = 0;
+	return 0;
+}
+
+/*
+ * Half a record, or records whose data a power cut took: never acknowledged as durable, and later
+ * records must not be framed by them.
+ */
+static int cut_tail(struct obd_upper *upper, struct obd_errinfo *info)
 {
 	uint64_t index_bytes;
-	uint64_t data_bytes;
-	int rc = follow_locked(upper, info);
+	uint64_t kept = upper->index_end;
+	int rc = size_of(&upper->index, info, &index_bytes);
 
-	if (!rc)
-		rc = size_of(&upper->index, info, &index_bytes);
-	if (!rc)
-		rc = size_of(&upper->data, info, &data_bytes);
 	if (rc)
 		return rc;
-	if (index_bytes > upper->index_end) {
-		OBD_CRASH_POINT("upper.cut");
-		/* half a record, or records whose data a power cut took: never acknowledged as
-		 * durable, and later records must not be framed by them */
-		if (ftruncate(upper->index.fd, (off_t)upper->index_end) < 0)
-			return fail_at(&upper->index, "cut torn tail", OBD_E_IO, errno,
-				       upper->index_end, info);
-		upper->torn_bytes_cut += index_bytes - upper->index_end;
+	if (kept > upper->index_begun)
+		kept = upper->index_begun;
+	if (index_bytes > kept) {
+		if (ftruncate(upper->index.fd, (off_t)kept) < 0)
+			return fail_at(&upper->index, "cut torn tail", OBD_E_IO, errno, kept, info);
+		upper->torn_bytes_cut += index_bytes - kept;
 	}
+	upper->indexed = upper->index_ahead = kept;
+	return 0;
+}
+
+/* Without a place for pending records each write waits for a sync: see commit_records. */
+static void begin_pending(struct obd_upper *upper)
+{
+	const uint8_t *last = upper->index_end > OBD_LSMT_SPACE_BYTES ? upper->last_record : NULL;
+
+	(void)obd_pending_begin(&upper->pending, upper->index_end, last, NULL);
+}
+
+static int become_writer(struct obd_upper *upper, uint64_t *reserved, struct obd_errinfo *info)
+{
+	uint64_t data_bytes;
+	int rc = follow_locked(upper, true, info);
+
+	if (!rc)
+		rc = size_of(&upper->data, info, &data_bytes);
+	if (!rc)
+		rc = fill_holes(upper, info);
+	if (!rc)
+		rc = cut_tail(upper, info);
+	if (rc)
+		return rc;
 	upper->data_end = data_bytes;
 	if (*reserved > upper->data_end && !OBD_CHEAT(no_high_water_mark))
 		upper->data_end = *reserved;
@@ -416,6 +557,7 @@ static int become_writer(struct obd_upper *upper, uint64_t *reserved, struct obd
 		return obd_fail_value(info, OBD_E_INVAL, upper->data.path, "append position", 0,
 				      INT64_MAX, upper->data_end);
 	upper->data_end = (upper->data_end + 511) & ~511ull;
+	begin_pending(upper);
 	upper->reserved = reserved;
 	upper->is_writing = true;
 	return 0;
@@ -465,6 +607,8 @@ static void pass_turn(struct obd_upper *upper)
 
 void obd_upper_stop_writing(struct obd_upper *upper)
 {
+	/* a flush under way must not append to the index file when another may be the writer */
+	pthread_mutex_lock(&upper->flush);
 	pthread_mutex_lock(&upper->commit);
 	if (upper->is_writing) {
 		upper->is_writing = false; /* no new extents; wait for those under way */
@@ -473,6 +617,7 @@ void obd_upper_stop_writing(struct obd_upper *upper)
 		set_lock(upper, F_UNLCK);
 	}
 	pthread_mutex_unlock(&upper->commit);
+	pthread_mutex_unlock(&upper->flush);
 }
 
 /* ---- write ---- */
@@ -511,12 +656,65 @@ static int write_all(int fd, const uint8_t *from, size_t length, uint64_t at)
 	return 0;
 }
 
+/* Sets blocks aside; false if there is no space. Where that can not be done, true. */
+static bool set_aside(int fd, uint64_t at, uint64_t length)
+{
+	return fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)length) == 0 ||
+	       code_of_write(errno) != OBD_E_NOSPACE;
+}
+
+/* The index file must have room for what is pending: a flush has nobody to tell "disk full". */
+static bool set_index_aside(struct obd_upper *upper, size_t bytes)
+{
+	uint64_t end = upper->index_end + bytes;
+
+	if (end <= upper->index_ahead)
+		return true;
+	if (set_aside(upper->index.fd, upper->index_ahead,
+		      end - upper->index_ahead + INDEX_AHEAD_BYTES))
+		upper->index_ahead = end + INDEX_AHEAD_BYTES;
+	else if (set_aside(upper->index.fd, upper->index_ahead, end - upper->index_ahead))
+		upper->index_ahead = end;
+	return end <= upper->index_ahead;
+}
+
+/*
+ * With `commit` held: appends the records to what is pending. Without a pending file (there was no
+ * space to make one) the index file has to take them at once, and so their data is synced first.
+ */
+static int append_records(struct obd_upper *upper, const uint8_t *records, size_t bytes,
+			  struct obd_errinfo *info)
+{
+	bool is_pending = upper->pending.file.fd >= 0;
+	struct obd_file *file = is_pending ? &upper->pending.file : &upper->index;
+	int err;
+
+	/* several records must not stop half-way for lack of space, where a follower could see some
+	 * of them; where the file system can not set aside, the cut below has to do */
+	if (!set_index_aside(upper, bytes) ||
+	    (bytes > OBD_LSMT_ENTRY_BYTES && !set_aside(file->fd, upper->index_end, bytes)))
+		return fail_at(file, "append index records", OBD_E_NOSPACE, errno, upper->index_end,
+			       info);
+	if (!is_pending && fdatasync(upper->data.fd) < 0)
+		return fail_at(&upper->data, "sync", OBD_E_IO, errno, upper->index_end, info);
+	err = write_all(file->fd, records, bytes, upper->index_end);
+	if (err) {
+		/* what reached the file is not acknowledged: take it back. Should even that fail,
+		 * the next record overwrites it, for index_end did not move */
+		int ignored = ftruncate(file->fd, (off_t)upper->index_end);
+
+		(void)ignored;
+		return fail_at(file, "append index record", code_of_write(err), err,
+			       upper->index_end, info);
+	}
+	return 0;
+}
+
 /* With `commit` held: appends the records to the file, then makes them visible. */
 static int commit_records(struct obd_upper *upper, const uint8_t *records, size_t cnt,
 			  struct obd_errinfo *info)
 {
 	size_t bytes = cnt * OBD_LSMT_ENTRY_BYTES;
-	int err;
 	int rc;
 
 	pthread_rwlock_wrlock(&upper->map_lock);
@@ -524,31 +722,16 @@ static int commit_records(struct obd_upper *upper, const uint8_t *records, size_
 	pthread_rwlock_unlock(&upper->map_lock);
 	if (rc)
 		return obd_fail(info, OBD_E_NOMEM, upper->index.path, "in-memory index");
-	/* several records must not stop half-way for lack of space, where a follower could see some
-	 * of them; where the file system can not preallocate, the cut below has to do */
-	if (cnt > 1 &&
-	    fallocate(upper->index.fd, FALLOC_FL_KEEP_SIZE, (off_t)upper->index_end, (off_t)bytes) <
-		    0 &&
-	    code_of_write(errno) == OBD_E_NOSPACE)
-		return fail_at(&upper->index, "append index records", OBD_E_NOSPACE, errno,
-			       upper->index_end, info);
-	OBD_CRASH_POINT("upper.record");
-	err = write_all(upper->index.fd, records, bytes, upper->index_end);
-	if (err) {
-		/* what reached the file is not acknowledged: take it back. Should even that fail,
-		 * the next record overwrites it, for index_end did not move */
-		int ignored = ftruncate(upper->index.fd, (off_t)upper->index_end);
-
-		(void)ignored;
-		return fail_at(&upper->index, "append index record", code_of_write(err), err,
-			       upper->index_end, info);
-	}
-	OBD_CRASH_POINT("upper.visible");
+	rc = append_records(upper, records, bytes, info);
+	if (rc)
+		return rc;
 	pthread_rwlock_wrlock(&upper->map_lock);
 	for (size_t i = 0; i < cnt; i++)
 		obd_map_insert(&upper->map,
 			       obd_lsmt_decode_entry(records + i * OBD_LSMT_ENTRY_BYTES));
 	upper->index_end += bytes;
+	memcpy(upper->last_record, records + bytes - sizeof(upper->last_record),
+	       sizeof(upper->last_record));
 	pthread_rwlock_unlock(&upper->map_lock);
 	return 0;
 }
@@ -692,6 +875,58 @@ static int sync_file(struct obd_upper *upper, struct obd_file *file, struct obd_
 	return 0;
 }
 
+/* With `flush` held, and the data of these records synced: [indexed, end) gets into the index. */
+static int index_pending(struct obd_upper *upper, uint64_t end, struct obd_errinfo *info)
+{
+	uint8_t *chunk;
+	int rc = 0;
+
+	if (upper->pending.file.fd < 0 || upper->indexed >= end)
+		return 0;
+	chunk = malloc((size_t)CHUNK_RECORDS * OBD_LSMT_ENTRY_BYTES);
+	if (!chunk)
+		return obd_fail(info, OBD_E_NOMEM, upper->index.path, "index records");
+	while (!rc && upper->indexed < end) {
+		size_t bytes = (size_t)CHUNK_RECORDS * OBD_LSMT_ENTRY_BYTES;
+		int err;
+
+		if (bytes > end - upper->indexed)
+			bytes = (size_t)(end - upper->indexed);
+		rc = obd_file_read_buffer(&upper->pending.file, upper->indexed, chunk, bytes, 0,
+					  info);
+		if (rc)
+			break;
+		/* a failure leaves some of them there: pending all the same, and written again */
+		err = write_all(upper->index.fd, chunk, bytes, upper->indexed);
+		if (err)
+			rc = fail_at(&upper->index, "append index records", code_of_write(err), err,
+				     upper->indexed, info);
+		else
+			upper->indexed += bytes;
+	}
+	free(chunk);
+	return rc;
+}
+
+/* With `flush` held. */
+static int flush_locked(struct obd_upper *upper, struct obd_errinfo *info)
+{
+	uint64_t end;
+	bool is_writing;
+	int rc;
+
+	pthread_mutex_lock(&upper->commit);
+	is_writing = upper->is_writing;
+	end = upper->index_end; /* the data of all before it is written */
+	pthread_mutex_unlock(&upper->commit);
+	rc = sync_file(upper, &upper->data, info);
+	if (!rc && is_writing)
+		rc = index_pending(upper, end, info);
+	if (!rc)
+		rc = sync_file(upper, &upper->index, info);
+	return rc;
+}
+
 int obd_upper_flush(struct obd_upper *upper, struct obd_errinfo *info)
 {
 	/* pairs with the release below: a flush that begins later sees all we wrote */
@@ -700,16 +935,26 @@ int obd_upper_flush(struct obd_upper *upper, struct obd_errinfo *info)
 
 	pthread_mutex_lock(&upper->flush);
 	/* one that began after we came, and is over: it did our work, unless it failed */
-	if (upper->flushes_begun == begun_before || upper->sync_errno) {
+	if (upper->flushes_begun == begun_before || upper->flush_failed) {
 		obd_store_release(&upper->flushes_begun, upper->flushes_begun + 1);
-		OBD_CRASH_POINT("flush.data");
-		rc = sync_file(upper, &upper->data, info);
-		OBD_CRASH_POINT("flush.index");
-		if (!rc)
-			rc = sync_file(upper, &upper->index, info);
-		OBD_CRASH_POINT("flush.done");
+		rc = flush_locked(upper, info);
+		upper->flush_failed = rc != 0;
 	}
 	pthread_mutex_unlock(&upper->flush);
+	return rc;
+}
+
+int obd_upper_settle(struct obd_upper *upper, struct obd_errinfo *info)
+{
+	uint64_t reserved = 0;
+	int rc = obd_upper_start_writing(upper, &reserved, info);
+
+	if (rc)
+		return rc;
+	rc = obd_upper_flush(upper, info);
+	if (!rc)
+		rc = obd_pending_remove(&upper->pending, info);
+	obd_upper_stop_writing(upper);
 	return rc;
 }
 

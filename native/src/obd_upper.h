@@ -2,9 +2,12 @@
  * The writable layer, append mode: a data file (4096 header, then payload in the order it was
  * written) and an index file (4096 header, then 16-byte records; a later one overrides).
  *
- * Locks: `commit` orders writers and guards the positions; `map_lock` guards the in-memory index
- * alone and is never held across I/O. Order: commit, then map_lock. The data file is append-only,
- * so a mapping, once copied out, stays readable.
+ * Records do not go straight to the index file: a flush puts them there, behind the sync of their
+ * data, and until then they lie in a file beside it (obd_pending.h).
+ *
+ * Locks: `flush` first, then `commit`, then `map_lock`. `flush` is held across syncs; `commit`
+ * orders writers and guards the positions; `map_lock` guards the in-memory index alone and is never
+ * held across I/O. The data file is append-only, so a mapping, once copied out, stays readable.
  *
  * Records reach the index file in the order in which their extents were reserved: when a power cut
  * shortens the data file, the records it takes with it are a suffix of the index file.
@@ -47,6 +50,7 @@ int obd_upper_write(struct obd_upper *upper, uint64_t lba, uint32_t sector_cnt,
 int obd_upper_discard(struct obd_upper *upper, uint64_t lba, uint64_t sector_cnt,
 		      struct obd_errinfo *info);
 int obd_upper_flush(struct obd_upper *upper, struct obd_errinfo *info);
+int obd_upper_settle(struct obd_upper *upper, struct obd_errinfo *info);
 
 /* Fills the upper_ fields and torn_bytes_cut; adds to index_memory_bytes. */
 void obd_upper_stat(struct obd_upper *upper, struct obd_image_stat *ret);

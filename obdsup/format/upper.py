@@ -10,7 +10,11 @@ A later record overrides an earlier one. The record count follows from the file'
 The torn tail: a power cut may leave part of a record at the end of the index file, and whole
 records whose data the data file does not hold (or zeros, from a file system that extended the
 file first). They are left out when no good one follows. A bad record with a good one behind it is
-damage, and refused. Sparse writable layers are refused by name. Source: overlaybd-formats 1.6.
+damage, and refused; but zeros up to the end of a sector, with good records behind them, were
+appended after the last sync and did not reach the disk, where later ones did: they are read over.
+
+Records whose data is not synced yet follow in a file beside the index file, see ``pending``.
+Sparse writable layers are refused by name. Source: overlaybd-formats 1.6.
 """
 
 from __future__ import annotations
@@ -19,20 +23,33 @@ from obdsup.errors import FormatError
 from obdsup.format import lsmt_header, lsmt_index
 from obdsup.format.blob import Blob, FileBlob
 from obdsup.format.lsmt_header import AREA_BYTES, LsmtFlags, LsmtHeader
+from obdsup.format.lsmt_index import Segment
+from obdsup.format.pending import pending_records
 from obdsup.format.segment_map import SegmentMap
-from obdsup.format.units import SECTOR_BYTES
+from obdsup.format.units import SECTOR_BYTES, Sectors
 
 __all__ = ["Upper", "open_upper"]
 
 _MAX_RECORDS = 128_000_000
 _BATCH_BYTES = 1 << 20
+_HOLE = Segment(Sectors(0), Sectors(0), Sectors(0))
 
 
 class Upper:
-    """A writable layer as it was when opened; owns both blobs."""
+    """A writable layer as it was when opened; owns both blobs.
 
-    def __init__(self, data: Blob, index: Blob) -> None:
+    Attributes:
+        record_cnt: records that count, pending ones included.
+        index_end_bytes: behind the last record of the index file that counts.
+        torn_bytes: what lies behind that.
+        pending: the records that follow those of the index file, raw.
+    """
+
+    def __init__(self, data: Blob, index: Blob, *, is_file: bool = False) -> None:
         """Reads headers and records; takes both blobs over.
+
+        Args:
+            is_file: ``index.path`` is a real path, and pending records may lie beside it.
 
         Raises:
             FormatError: a wrong header, different uuids, a bad record before a good one.
@@ -62,6 +79,7 @@ class Upper:
         self.index_end_bytes = AREA_BYTES
         self._read_records(index)
         self.torn_bytes = index.size - self.index_end_bytes
+        self.pending = self._read_pending(index) if is_file else b""
         index.close()
 
     def _read_records(self, index: Blob) -> None:
@@ -71,22 +89,40 @@ class Upper:
         file_end = self._data.size // SECTOR_BYTES
         end = AREA_BYTES + whole * lsmt_index.ENTRY_BYTES
         bad: FormatError | None = None
+        is_hole = False
         for base in range(AREA_BYTES, end, _BATCH_BYTES):
             raw = index.read_at(base, min(_BATCH_BYTES, end - base))
             for position, segment in lsmt_index.decode(raw):
                 at = base + position * lsmt_index.ENTRY_BYTES
                 problem = lsmt_index.problem_of(segment, file_end)
                 if problem is not None:
+                    is_hole = (bad is None or is_hole) and segment == _HOLE
                     bad = bad or FormatError(index.path, at, *problem, field="index record")
-                elif bad is not None:
-                    raise bad
                 else:
+                    if bad is not None and not (is_hole and at % SECTOR_BYTES == 0):
+                        raise bad
+                    bad = None
                     self.map.insert(segment)
                     self.record_cnt += 1
                 if bad is None:
                     self.index_end_bytes = at + lsmt_index.ENTRY_BYTES
         if bad is None:
             self.index_end_bytes = end  # INVALID records may stand at the end
+
+    def _read_pending(self, index: Blob) -> bytes:
+        """Applies what waits for a sync; a record that does not fit ends it."""
+        if self.torn_bytes >= lsmt_index.ENTRY_BYTES:
+            return b""  # a power cut took records: nothing can wait behind them
+        last_at = max(AREA_BYTES, self.index_end_bytes - lsmt_index.ENTRY_BYTES)
+        last = index.read_at(last_at, self.index_end_bytes - last_at)
+        raw = pending_records(index.path, self.header.uuid, self.index_end_bytes, last)
+        file_end = self._data.size // SECTOR_BYTES
+        for position, segment in lsmt_index.decode(raw):
+            if lsmt_index.problem_of(segment, file_end) is not None:
+                return raw[: position * lsmt_index.ENTRY_BYTES]
+            self.map.insert(segment)
+            self.record_cnt += 1
+        return raw
 
     def read_payload(self, moffset: int, length: int) -> bytes:
         """``length`` sectors from sector ``moffset`` of the data file."""
@@ -137,7 +173,7 @@ def open_upper(data_path: str, index_path: str) -> Upper:
     try:
         index = FileBlob(index_path)
         try:
-            return Upper(data, index)
+            return Upper(data, index, is_file=True)
         except BaseException:
             index.close()
             raise

@@ -1,8 +1,9 @@
 """Writes the writable layer in append mode: the plain form of what the engine does.
 
-A write appends its data, then its records; ``sync`` makes data durable before the records that
-name it. Opening for writing cuts what ``upper.Upper`` left out of the tail and aligns the data
-file's end, so that later records neither follow garbage nor name unaligned data.
+A write appends its data; its records go to the index file with ``sync`` or ``close``, behind a sync
+of the data: on the disk the index file never names data that is not there. What the engine left
+pending too. Opening for writing cuts what ``upper.Upper`` left out of the tail and aligns
+the data file's end, so that later records neither follow garbage nor name unaligned data.
 Source: overlaybd-formats 1.6.
 """
 
@@ -76,6 +77,7 @@ class UpperWriter:
         self.upper: Upper = open_upper(data_path, index_path)
         self._data_fd = os.open(data_path, os.O_RDWR | os.O_CLOEXEC)
         self._index_fd = os.open(index_path, os.O_RDWR | os.O_CLOEXEC)
+        self._unsynced = bytearray()
         try:
             fcntl.flock(self._index_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -83,6 +85,7 @@ class UpperWriter:
             raise AlreadyServed(f"{index_path}: another process writes to it") from error
         self._index_end = self.upper.index_end_bytes
         os.ftruncate(self._index_fd, self._index_end)
+        self._unsynced = bytearray(self.upper.pending)
         self._data_end = -(-os.lseek(self._data_fd, 0, os.SEEK_END) // SECTOR_BYTES) * SECTOR_BYTES
 
     def write(self, offset: int, data: bytes) -> None:
@@ -119,19 +122,22 @@ class UpperWriter:
 
     def _append(self, segments: Iterable[Segment]) -> None:
         records = list(segments)
-        raw = lsmt_index.encode(records)
-        _write_all(self._index_fd, raw, self._index_end)
-        self._index_end += len(raw)
+        self._unsynced += lsmt_index.encode(records)
         for record in records:
             self.upper.map.insert(record)
 
     def sync(self) -> None:
         """All writes so far are durable: data before the records that name it."""
         os.fdatasync(self._data_fd)
+        _write_all(self._index_fd, bytes(self._unsynced), self._index_end)
+        self._index_end += len(self._unsynced)
+        self._unsynced.clear()
         os.fdatasync(self._index_fd)
 
     def close(self) -> None:
-        """Gives the lock up; does not sync."""
+        """Syncs what was written and gives the lock up."""
+        if self._unsynced:
+            self.sync()
         os.close(self._index_fd)
         os.close(self._data_fd)
         self.upper.close()

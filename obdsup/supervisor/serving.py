@@ -368,8 +368,11 @@ class Serving:
         )  # fmt: skip
         return _E.HANDED_OVER
 
-    def _drain_worker(self, worker: Worker) -> None:
+    def _drain_worker(self, worker: Worker, *, is_last: bool = False) -> None:
         """Returns when the worker has let go, or is proven dead.
+
+        Args:
+            is_last: nobody takes it over: the worker syncs and completes the upper's files.
 
         Raises:
             ObdError: it goes on serving.
@@ -377,8 +380,9 @@ class Serving:
         timeout_s = self._context.settings.drain_timeout_s
         try:
             worker.link.call(
-                "drain", timeout_s + 2, device=self._record.name, timeout_ms=int(timeout_s * 1000)
-            )
+                "drain", timeout_s + 2, device=self._record.name,
+                timeout_ms=int(timeout_s * 1000), is_last=is_last,
+            )  # fmt: skip
         except WorkerLost as error:
             self._make_sure_it_is_dead(worker, str(error))
 
@@ -416,7 +420,7 @@ class Serving:
     def _drain(self) -> ServiceEvent:
         assert self.worker is not None
         try:
-            self._drain_worker(self.worker)
+            self._drain_worker(self.worker, is_last=True)
         except ObdError as error:
             self._error = error
             return _E.DRAIN_FAILED

@@ -12,6 +12,7 @@ from collections import deque
 from threading import Lock
 
 from obdsup.errors import NativeError, ObdError
+from obdsup.worker import log
 from obdsup.worker.machine import Event, State
 from obdsup.worker.native import Image, Ring, code_name
 
@@ -131,8 +132,13 @@ def attach(device: Device, engine: Engine, request: Request) -> JobEnd:
     return JobEnd(Event.ATTACHED, answer={name: result[name] for name in names})
 
 
-def detach(device: Device, engine: Engine, timeout_ms: int) -> JobEnd:
-    """Lets go of the ring at a command boundary; the image stays open as a follower."""
+def detach(device: Device, engine: Engine, timeout_ms: int, *, is_last: bool = False) -> JobEnd:
+    """Lets go of the ring at a command boundary; the image stays open as a follower.
+
+    Args:
+        is_last: nobody is going to serve it: what was written becomes durable, and the upper's
+            files complete for readers that know nothing of ours.
+    """
     try:
         engine.detach(device.name, device.device_id, timeout_ms)
     except NativeError as error:
@@ -142,7 +148,18 @@ def detach(device: Device, engine: Engine, timeout_ms: int) -> JobEnd:
     except ObdError as error:
         return _let_go(device, error)
     _close_fds(device)
+    if is_last:
+        _settle(device)
     return JobEnd(Event.DETACHED)
+
+
+def _settle(device: Device) -> None:
+    """A disk that fails must not make a device immortal: told, and no reason to go on serving."""
+    if device.is_writable and device.image is not None:
+        try:
+            device.image.settle()
+        except ObdError as error:
+            log.event("image.unsettled", log.WARNING, dev=device.name, reason=error)
 
 
 def _let_go(device: Device, error: ObdError) -> JobEnd:

@@ -333,7 +333,7 @@ class Loop:
                 return jobs.drop(device, engine)
             assert request is not None
             if action is Action.DETACH:
-                return jobs.detach(device, engine, request.timeout_ms)
+                return jobs.detach(device, engine, request.timeout_ms, is_last=request.is_last)
             if action is Action.ATTACH:
                 return jobs.attach(device, engine, request)
             assert action is Action.OPEN

@@ -135,6 +135,13 @@ class Image:
         if code:
             raise native_error("follow upper", code, info)
 
+    def settle(self) -> None:
+        """Makes the upper durable, and complete for any reader. Not while anybody serves it."""
+        info = ffi.new("struct obd_errinfo *")
+        code = lib.obd_image_settle(self._image, info)
+        if code:
+            raise native_error("settle upper", code, info)
+
     def read(self, lba: int, sector_cnt: int) -> bytes:
         """Reads whole sectors: for tools and tests; the engine does not come this way."""
         buffer = ffi.new("char[]", sector_cnt * SECTOR_BYTES)

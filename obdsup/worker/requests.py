@@ -70,6 +70,13 @@ class ImageConfigFile:
         return ImageFiles(loaded.lower_paths(), loaded.upper)
 
 
+def _flag(body: dict[str, Any], name: str) -> bool:
+    value = body.get(name, False)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name}: expected true or false, found {value!r}")
+    return value
+
+
 class ServeOrder:
     """What ``serve`` asks beside the image; the fds belong to the request's packet."""
 
@@ -92,7 +99,7 @@ class ServeOrder:
 class Request:
     """One checked request. ``packet`` owns the fds that came with it until they are taken out."""
 
-    __slots__ = ("device", "image", "number", "op", "packet", "serve", "timeout_ms")
+    __slots__ = ("device", "image", "is_last", "number", "op", "packet", "serve", "timeout_ms")
 
     def __init__(self, packet: Packet) -> None:
         body = packet.body
@@ -103,6 +110,7 @@ class Request:
         self.image: ImageFiles | ImageConfigFile | None = None
         self.serve: ServeOrder | None = None
         self.timeout_ms = 0
+        self.is_last = False
         if self.op not in _OPS:
             raise ControlError(f"unknown operation {self.op!r}: expected one of {sorted(_OPS)}")
         if self.op in _DEVICE_OPS or (self.op in _OPTIONAL_DEVICE_OPS and "device" in body):
@@ -111,6 +119,7 @@ class Request:
             self.image = _image(body, may_be_config=self.op == "prewarm")
         if self.op == "drain":
             self.timeout_ms = _number(body, "timeout_ms", 0, MAX_TIMEOUT_MS)
+            self.is_last = _flag(body, "is_last")
         if self.op == "serve":
             self.serve = ServeOrder(body)
         wanted = RING_FDS[self.serve.kind] + 1 if self.serve else 0

@@ -68,6 +68,20 @@ def verified(service: Service, name: str = "a") -> None:
         assert not report[key], (key, report)
 
 
+def test_a_removed_device_leaves_files_that_any_reader_understands(
+    service: Service, image: Path
+) -> None:
+    create(service, image)
+    commands_go_on(service)
+    service.wait_for_standby()
+    upper = service.show("a")["upper"]
+    pending = Path(upper["index"] + ".pending")
+    assert pending.is_file()
+    verified(service)
+    assert Path(upper["index"]).stat().st_size > 4096
+    assert not pending.exists()
+
+
 def test_kills_under_checked_load_lose_nothing(service: Service, image: Path) -> None:
     create(service, image)
     for _ in range(5):

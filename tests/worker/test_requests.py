@@ -96,3 +96,12 @@ def test_unknown_operations_are_refused_by_name(op: str) -> None:
 def test_drain_needs_a_bounded_timeout(timeout_ms: object) -> None:
     with pytest.raises(ConfigError):
         parse(packet({"op": "drain", "device": "d", "timeout_ms": timeout_ms}))
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+def test_drain_says_whether_anybody_takes_over(is_last: bool) -> None:
+    asked = {"op": "drain", "device": "d", "timeout_ms": 5}
+    assert parse(packet({**asked, "is_last": is_last})).is_last is is_last
+    assert not parse(packet(asked)).is_last
+    with pytest.raises(ConfigError):
+        parse(packet({**asked, "is_last": 1}))
