@@ -69,16 +69,19 @@ def verified(service: Service, name: str = "a") -> None:
 
 
 def test_a_removed_device_leaves_files_that_any_reader_understands(
-    service: Service, image: Path
+    service: Service, tmp_path: Path
 ) -> None:
-    create(service, image)
+    data, index, pending = (tmp_path / name for name in ("u.data", "u.index", "u.index.pending"))
+    service.call("image", "new-upper", "--size", "64M", str(data), str(index))
+    config = tmp_path / "config.v1.json"
+    upper = {"data": str(data), "index": str(index)}
+    config.write_text(json.dumps({"repoBlobUrl": "", "lowers": [], "upper": upper}))
+    service.call("device", "create", "a", "--image", str(config), "--writable")
     commands_go_on(service)
     service.wait_for_standby()
-    upper = service.show("a")["upper"]
-    pending = Path(upper["index"] + ".pending")
     assert pending.is_file()
     verified(service)
-    assert Path(upper["index"]).stat().st_size > 4096
+    assert index.stat().st_size > 4096
     assert not pending.exists()
 
 
