@@ -61,9 +61,9 @@ bench: setup
 	@native/build/release/read
 	@$(VENV)/python -m chaos.stall
 
-# A long demo, then worker, supervisor and double kills under a load whose every read is checked.
+# Campaigns under ringd's load, under containers on the host, and in the guest; LONG=1: 10,000 kills.
 chaos: setup
-	@DEMO_SECONDS=$${DEMO_SECONDS:-120} $(VENV)/python -m chaos.demo
-	@$(VENV)/python -m chaos.stall --kills 500 --both-kills 30 --json out/chaos.json
+	@$(VENV)/python -m guest prepare
+	@$(VENV)/python -m chaos.campaign all $(if $(LONG),--long) $(if $(SEED),--seed $(SEED))
 
 .PHONY: help setup demo test check kernel bench chaos

@@ -18,7 +18,7 @@ from rich.console import Console
 from chaos import report
 from chaos.campaign.away import run_away
 from chaos.campaign.here import new_outcome, run_here
-from chaos.campaign.inventory import print_inventory
+from chaos.campaign.inventory import print_inventory, usable
 from chaos.campaign.outcome import CampaignOutcome
 from chaos.campaign.request import DEFAULT_JSON, add_run_options, chosen_seed
 from chaos.campaign.store import command_of, save_outcomes
@@ -30,8 +30,7 @@ __all__ = ["main"]
 EXIT_FINDINGS = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
-HOST_WORKLOADS = "fio"
-GUEST_WORKLOADS = "fio"
+GUEST_WORKLOADS = "sectors,redis"  # few: an emulated machine is slow
 EPILOG = """examples:
   obdsup-chaos run --kills 500                       500 worker kills under ringd's verified load
   obdsup-chaos run --faults all --seconds 60         every fault this place allows, for a minute
@@ -117,8 +116,8 @@ def _write(outcomes: Sequence[CampaignOutcome], options: argparse.Namespace) -> 
     json_path: Path = options.json
     save_outcomes(outcomes, json_path)
     say(f"written: {json_path}")
-    report.print_summary(outcomes, Console(width=110 if not sys.stdout.isatty() else None))
     if not options.no_report:
+        report.print_summary(outcomes, Console(width=None if sys.stdout.isatty() else 110))
         pages = report.write(outcomes, json_path.parent / json_path.stem)
         say(f"written: {pages[0]}")
     return EXIT_FINDINGS if any(outcome.problems() for outcome in outcomes) else 0

@@ -26,7 +26,7 @@ STAGES: dict[str, StageBuilder] = {
     "fuse": build_block_stage,
     "tcmu": build_block_stage,
 }
-STANDBYS = {"load": 4, "fuse": 2, "tcmu": 2}
+STANDBYS = {"load": 4, "fuse": 2, "tcmu": 3}
 
 
 def run_here(options: argparse.Namespace, outcome: CampaignOutcome) -> None:

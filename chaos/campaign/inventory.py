@@ -11,8 +11,9 @@ from chaos.campaign.installation import is_guest, offered
 from chaos.faults.catalogue import CATALOGUE as FAULTS
 from chaos.faults.catalogue import missing_needs
 from chaos.workloads.catalogue import CATALOGUE as WORKLOADS
+from chaos.workloads.catalogue import WorkloadEntry
 
-__all__ = ["print_inventory"]
+__all__ = ["print_inventory", "usable"]
 
 PROVIDERS = ("load", "fuse", "tcmu")
 
@@ -21,6 +22,15 @@ def print_inventory(console: Console) -> None:
     """Prints both tables."""
     console.print(_fault_table())
     console.print(_workload_table())
+
+
+def usable() -> list[str]:
+    """The workloads whose tools are all here."""
+    return [name for name, entry in WORKLOADS.items() if not _missing_tools(entry)]
+
+
+def _missing_tools(entry: WorkloadEntry) -> list[str]:
+    return [tool for tool in entry.tools if shutil.which(tool) is None]
 
 
 def _fault_table() -> Table:
@@ -48,7 +58,7 @@ def _workload_table() -> Table:
     table.add_column("container")
     table.add_column("here")
     for name, entry in WORKLOADS.items():
-        missing = [tool for tool in entry.tools if shutil.which(tool) is None]
+        missing = _missing_tools(entry)
         here = f"no {', '.join(missing)}" if missing else "yes"
         table.add_row(name, entry.about, "yes" if entry.has_container else "", here)
     return table

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from chaos.campaign.course import Campaign
+from chaos.campaign.installation import is_guest
 from chaos.campaign.outcome import CampaignOutcome, FaultOutcome
 from chaos.campaign.stage import Stage
 from chaos.rig.problem import say
@@ -29,7 +30,8 @@ class View:
     """See ``course.Watcher``. A thread of its own shows; nothing it does holds the campaign up."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console()
+        # the terminal of the guest is a serial line; who looks at it is known outside
+        self._console = console or Console(force_terminal=False if is_guest() else None)
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
         self._campaign: Campaign | None = None
