@@ -9,6 +9,7 @@
 
 #define SECTOR_BYTES   OBD_STAMP_BYTES
 #define IN_FLIGHT      OBD_LEDGER_IN_FLIGHT
+#define SEARCHES_MAX   256u /* of the whole base, for sectors that hold what belongs elsewhere */
 #define UNFLUSHED_MANY (UINT64_C(1) << 20)
 
 struct obd_model {
@@ -19,6 +20,7 @@ struct obd_model {
 	uint64_t flush_started;		/* number of the first write no flush was sent for */
 	uint64_t run;
 	uint64_t device;
+	uint32_t search_cnt;
 };
 
 /* What the process before this one had acknowledged: a flush of ours covers it too. */
@@ -215,9 +217,8 @@ static bool is_initial(const struct obd_model *model, uint64_t lba, uint32_t flo
 }
 
 /* A sector without a stamp of this run, where neither is legal: what could it be? */
-static enum obd_verdict judge_wrong(const struct obd_model *model, uint64_t lba,
-				    enum obd_stamp_kind kind, const struct obd_stamp *stamp,
-				    const uint8_t *data)
+static enum obd_verdict judge_wrong(struct obd_model *model, uint64_t lba, enum obd_stamp_kind kind,
+				    const struct obd_stamp *stamp, const uint8_t *data)
 {
 	uint64_t other;
 
@@ -226,6 +227,8 @@ static enum obd_verdict judge_wrong(const struct obd_model *model, uint64_t lba,
 	if (kind == OBD_STAMP_WHOLE)
 		return stamp->device == model->device && stamp->lba == lba ? OBD_SECTOR_OLD
 									   : OBD_SECTOR_MISPLACED;
+	if (model->search_cnt++ >= SEARCHES_MAX)
+		return OBD_SECTOR_CORRUPT;
 	return obd_describe_find(model->options.base, model->options.base_bytes, data, &other)
 		       ? OBD_SECTOR_MISPLACED
 		       : OBD_SECTOR_CORRUPT;
