@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from chaos.rig.kernel_log import offending
+from chaos.campaign.kernel_watch import KernelWatch
+from chaos.rig.kernel_log import KernelLog, offending
 
 TROUBLE = [
     "I/O error, dev loop3, sector 128 op 0x1:(WRITE) flags 0x800 phys_seg 1 prio class 2",
@@ -45,3 +46,15 @@ def test_strict_log_may_not_mention_the_storage_stack(line: str) -> None:
 def test_strict_log_allows_what_is_none_of_its_business() -> None:
     lines = ["random: crng init done", "IPv6: ADDRCONF(NETDEV_CHANGE): lo: link becomes ready"]
     assert offending(lines, "sda", is_strict=True) == []
+
+
+def test_what_a_fault_causes_by_design_is_no_complaint(monkeypatch: pytest.MonkeyPatch) -> None:
+    victim = "critical medium error, dev sdb, sector 8 op 0x0:(READ)"
+    other = "critical medium error, dev sda, sector 8 op 0x0:(READ)"
+    monkeypatch.setattr(KernelLog, "mark", lambda log: None)
+    monkeypatch.setattr(KernelLog, "lines", lambda log: [victim, other])
+    watch = KernelWatch(["sda"], is_ours=True)
+    watch.collect(caused=[r"\bsdb\b"])
+    assert watch.complaints == [other]
+    watch.collect()
+    assert watch.complaints == [other, victim, other]
