@@ -8,6 +8,7 @@ record that was in the file before a flush began, with the data it names, must b
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import struct
@@ -83,7 +84,7 @@ def _mount_disk(folder: Path, stack: ExitStack) -> Path:
 def _cut(rig: PlantedRig, folder: Path) -> int:
     """One power cut; how many records of before a flush are not there any more."""
     data, index = rig.upper_files(rig.devices[0])
-    promised_bytes = index.stat().st_size
+    promised_bytes = _records_end(index)
     _wait_for_flush(rig)
     generator = Process.of(int(rig.generators[0].stat().get("pid", "0")))
     if generator is None:
@@ -97,6 +98,14 @@ def _cut(rig: PlantedRig, folder: Path) -> int:
             send(signal.SIGCONT)
     run(["e2fsck", "-fy", copy], what="repair the cut disk", ok=(0, 1))
     return _lost(copy, data, index, promised_bytes)
+
+
+def _records_end(index: Path) -> int:
+    """Where the index file ends, or will end after the next flush."""
+    ends = [index.stat().st_size]
+    with contextlib.suppress(FileNotFoundError):
+        ends.append(index.with_name(f"{index.name}.pending").stat().st_size)
+    return max(ends)
 
 
 def _wait_for_flush(rig: PlantedRig) -> None:

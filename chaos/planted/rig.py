@@ -18,6 +18,7 @@ from chaos.rig.counters import DeviceJournal
 from chaos.rig.failpoints import FailPoints
 from chaos.rig.kills import Killer
 from chaos.rig.node import Node, wait_until
+from chaos.rig.problem import RigError
 
 __all__ = ["PlantedRig"]
 
@@ -62,7 +63,7 @@ class PlantedRig:
                 python_path=python_path,
                 environment={**self.points.environment, **planted},
             )
-            self._stack.callback(self.node.clean_up)
+            self._stack.callback(self._clean_up)
             self.rings = run_dir / "rings"
             self.rings.mkdir(mode=0o700)
             self.journal = DeviceJournal(run_dir, self.devices[0])
@@ -88,6 +89,10 @@ class PlantedRig:
     def commands(self) -> int:
         """Commands completed on all devices."""
         return sum(int(each.stat().get("completed", "0")) for each in self.generators)
+
+    def in_flight(self) -> int:
+        """Commands that wait for a worker on all devices."""
+        return sum(int(each.stat().get("in_flight", "0")) for each in self.generators)
 
     def findings(self) -> dict[str, int]:
         """What the generators found so far, by kind; empty when all is well."""
@@ -120,6 +125,12 @@ class PlantedRig:
         """Data and index file of the device's writable layer."""
         folder = self._upper_folder or self.state_dir
         return folder / f"{device}.data", folder / f"{device}.index"
+
+    def _clean_up(self) -> None:
+        try:
+            self.node.clean_up()
+        except RigError:  # a killed process that waits for a busy disk ends when the disk answers
+            self.node.clean_up()
 
     def _create(self, name: str, seed: int) -> None:
         journal = self.node.run_dir / "devices" / name / "inflight"

@@ -19,7 +19,8 @@ __all__ = ["Verdict", "run_trial"]
 
 HANG_S = 10.0  # nothing completes although commands are in flight
 HIT_S = 15.0
-SETTLE_S = 3.0
+SETTLE_S = 2.0
+STILL_S = 3.0
 PAUSE_S = (0.05, 0.4)
 # Passed once per take-over: armed before a kill, at the first pass.
 _RECOVERY = ("attach.", "recover.", "replay.", "format.")
@@ -130,10 +131,13 @@ class _Trial:
         if UNNAMED not in self._verdict.caught_by:
             self._verdict.detail = self._verdict.detail or self._rig.why_reset()
             return
-        with contextlib.suppress(RigError):
+        try:
             found, lines = self._rig.finish()
-            self._verdict.caught_by = found or self._verdict.caught_by
-            self._verdict.detail = lines[0] if lines else ""
+        except RigError as error:
+            self._verdict.detail = self._verdict.detail or str(error)
+            return
+        self._verdict.caught_by = found or self._verdict.caught_by
+        self._verdict.detail = lines[0] if lines else ""
 
     def _expect_progress(self) -> None:
         """Some commands complete, or something is found."""
@@ -146,14 +150,27 @@ class _Trial:
         self._look()
 
     def _judge(self, error: RigError) -> None:
-        """A step did not end: what was found explains it, or else it is a hang."""
+        """A step did not end: what was found explains it, or I/O stands still, or it is not a bug
+        of the worker that is to blame.
+        """
         self._verdict.detail = str(error)
         with contextlib.suppress(RigError):
             wait_until(lambda: bool(self._rig.findings()), SETTLE_S, "findings")
         self._look()
-        self._name_it()
-        if not self._verdict.caught_by:
+        if self._verdict.caught_by:
+            self._name_it()
+        elif self._stands_still():
             self._verdict.caught_by = {"hang": 1}
+        else:
+            self._verdict.has_failed = True
+
+    def _stands_still(self) -> bool:
+        before = self._rig.commands()
+        try:
+            wait_until(lambda: self._rig.commands() > before, STILL_S, "a completion")
+        except RigError:
+            return self._rig.in_flight() > 0
+        return False
 
     def _kill(self, kind: Kind) -> None:
         self._rig.killer.wait_ready()
