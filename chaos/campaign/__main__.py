@@ -147,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     every.add_argument("--long", action="store_true", help="at least 10,000 kills, both kernels")
     every.add_argument("--seed", type=int, help="of the first; the others follow")
     every.add_argument(
-        "--host", default=HOST_WORKLOADS, metavar="A,B", help="workloads on the host"
+        "--host", default=",".join(usable()), metavar="A,B", help="workloads on the host (all)"
     )
     every.add_argument("--guest", default=GUEST_WORKLOADS, metavar="A,B", help="in the guest")
     every.add_argument("--json", type=Path, default=DEFAULT_JSON)
