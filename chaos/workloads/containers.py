@@ -8,6 +8,7 @@ from pathlib import Path
 
 from chaos.rig import image, recipes
 from chaos.rig.container import Container, ContainerRunner
+from chaos.rig.containerd import ContainerdContainer
 from chaos.rig.problem import RigError
 from chaos.workloads.ground import Ground, Runtime
 from chaos.workloads.mounted import MountedWorkload
@@ -61,5 +62,6 @@ def _container(
     folder = ground.scratch / "c"
     unique = f"obdsup-{name}-{os.getpid()}-{ground.device.name}"
     if ground.runtime is Runtime.CONTAINERD:
-        raise RigError("containerd: not yet")
+        cache = ground.cache
+        return ContainerdContainer(unique, folder, ground.mount, command, cache, binds)
     return Container(unique, folder, ground.mount, command, binds)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from chaos.rig.mount import Mount
 from chaos.rig.problem import RigError
+from chaos.rig.process import processes_naming
 from chaos.workloads import containers
 from chaos.workloads.base import Findings
-from chaos.workloads.ground import Ground
+from chaos.workloads.ground import Ground, Runtime
 from chaos.workloads.mounted import MountedWorkload
 from tests.chaos.device_ground import device_ground
 from tests.chaos.loop_ground import CACHE
@@ -92,9 +95,31 @@ def test_container_that_died_is_counted(workload: MountedWorkload) -> None:
     container = workload._container
     assert container
     assert container.init
-    container.init.send(9)  # type: ignore[arg-type]
+    container.init.send(signal.SIGKILL)
     assert container.init.wait_gone(10)
     assert workload.verify().container_restarts == 1
+
+
+def test_container_of_containerd_is_found_good_and_its_death_is_counted(ground: Ground) -> None:
+    workload = containers.redis(replace(ground, runtime=Runtime.CONTAINERD))
+    container = workload._container
+    assert container
+    try:
+        workload.start()
+        eventually(lambda: workload.operations() > 200, 60)
+        assert container.check()
+        workload.stop()
+        assert workload.verify() == Findings()
+        workload._mount.mount()
+        container.start()
+        assert container.init
+        container.init.send(signal.SIGKILL)
+        assert container.init.wait_gone(10)
+        assert not container.check()
+        assert container.restarts == 1
+    finally:
+        workload.close()
+    assert processes_naming(ground.scratch) == []
 
 
 def test_container_that_can_not_start_is_an_error(ground: Ground) -> None:
