@@ -170,6 +170,8 @@ class _Course:
         except (RigError, ObdError, OSError) as error:
             place = f"fault {planned.number} ({planned.kind} on {load.target.name})"
             raise RigError(f"{place}: {error}; supervisor: {self._log_end()}") from error
+        if landing.kernel_lines:
+            self._kernel.collect(landing.kernel_lines)
         return _fault_outcome(planned.kind, load, landing)
 
     def _log_end(self) -> str:
