@@ -16,6 +16,10 @@
 
 #define MAX_SLOTS 65536u /* cmd_id has 16 bits: more can not be in flight */
 
+/* In place of the magic while a journal is formatted anew: generation, high-water mark and counters
+ * of the device are good, nothing else is. */
+#define FORMATTING "OBDJFMT"
+
 #define HEADER_AT(field, offset)                                                                   \
 	_Static_assert(offsetof(struct obd_journal_header, field) == (offset), #field)
 HEADER_AT(layout_version, 8);
@@ -141,6 +145,14 @@ static bool is_same_device(const struct obd_journal_header *h,
 	       !memcmp(h->boot_id, identity->boot_id, sizeof(h->boot_id));
 }
 
+static uint64_t magic_word(const char magic[8])
+{
+	uint64_t word;
+
+	memcpy(&word, magic, sizeof(word));
+	return word;
+}
+
 static int check_identity(const struct obd_journal_header *h,
 			  const struct obd_journal_identity *identity, const char *name,
 			  struct obd_errinfo *info)
@@ -225,7 +237,9 @@ int obd_journal_prepare(struct obd_journal *journal, const struct obd_journal_id
 		return rc;
 	h = journal->header;
 	journal->slot_cnt = slot_cnt;
-	if (!check_layout(h, bytes, name, NULL) && is_same_device(h, identity))
+	if ((!check_layout(h, bytes, name, NULL) ||
+	     magic_word(h->magic) == magic_word(FORMATTING)) &&
+	    is_same_device(h, identity))
 		return check_generation(h, identity->generation, name, info);
 	/* What follows is no journal of anybody. */
 	obd_store_release((uint64_t *)(void *)h->magic, 0);
@@ -241,12 +255,11 @@ void obd_journal_format(struct obd_journal *journal, const struct obd_journal_id
 	struct obd_journal_header *h = journal->header;
 	const struct obd_ring *ring = identity->ring;
 	struct obd_journal_header copy;
-	uint64_t magic, had_magic;
+	uint64_t magic = magic_word(OBD_JOURNAL_MAGIC), had_magic = magic_word(h->magic);
 
-	memcpy(&magic, OBD_JOURNAL_MAGIC, sizeof(magic));
-	memcpy(&had_magic, h->magic, sizeof(had_magic));
-	obd_store_release((uint64_t *)(void *)h->magic, 0);
+	obd_store_release((uint64_t *)(void *)h->magic, had_magic ? magic_word(FORMATTING) : 0);
 	OBD_CRASH_POINT("format.unmarked");
+	obd_fence_stores(); /* nobody may believe the magic from here on */
 	h->layout_version = OBD_JOURNAL_VERSION;
 	h->header_bytes = OBD_JOURNAL_HEADER_BYTES;
 	memcpy(h->boot_id, identity->boot_id, sizeof(h->boot_id));
