@@ -19,6 +19,7 @@ from chaos.campaign.plan import PlannedFault
 from chaos.campaign.stage import LoadedDevice, Stage, StageBuilder, StageOptions
 from chaos.campaign.stalls import Stalls
 from chaos.faults.base import Fault, Landing, Site
+from chaos.rig.counters import Counters
 from chaos.rig.node import wait_until
 from chaos.rig.problem import RigError, say
 from obdsup.errors import ObdError
@@ -207,18 +208,23 @@ class _Course:
         )
 
     def _check(self, load: LoadedDevice) -> None:
-        medium_errors = load.target.journal.read().medium_errors
-        if medium_errors:
-            line = f"{load.target.name}: {medium_errors} commands ended in MEDIUM ERROR"
+        counters = self._counters(load)
+        if counters is not None and counters.medium_errors:
+            line = f"{load.target.name}: {counters.medium_errors} commands ended in MEDIUM ERROR"
             self._outcome.findings.io_errors.append(line)
         say(f"verify: {load.workload.name} on {load.target.name}")
         self._outcome.findings.add(load.workload.verify())
 
     def _completed(self, load: LoadedDevice) -> int:
+        counters = self._counters(load)
+        return counters.completed if counters is not None else load.workload.operations()
+
+    def _counters(self, load: LoadedDevice) -> Counters | None:
+        """The journal's; None for a device of somebody else, which has none."""
         try:
-            return load.target.journal.read().completed
+            return load.target.journal.read()
         except OSError:
-            return 0
+            return None
 
     def _note_stalls(self) -> None:
         """Faults of one device count where it is; those of all for every workload."""

@@ -9,12 +9,13 @@ from collections.abc import Iterable
 
 from chaos.campaign.block_stage import build_block_stage
 from chaos.campaign.course import Campaign, run_campaign
+from chaos.campaign.external import ExternalKill, build_external_stage
 from chaos.campaign.installation import is_guest, offered
 from chaos.campaign.outcome import CampaignOutcome
 from chaos.campaign.plan import FaultShare, PlannedFault, endless_plan, make_plan
 from chaos.campaign.request import DEFAULT_KILLS, campaign_name, replay_command
 from chaos.campaign.ring_stage import DEFAULT_DEVICES, build_ring_stage
-from chaos.campaign.stage import StageBuilder, StageOptions
+from chaos.campaign.stage import ExternalCommands, StageBuilder, StageOptions
 from chaos.campaign.view import View
 from chaos.faults.catalogue import CatalogEntry, entries, missing_needs
 from chaos.rig.problem import RigError, run, say, venv_program
@@ -36,7 +37,7 @@ def run_here(options: argparse.Namespace, outcome: CampaignOutcome) -> None:
         ValueError: options that make no campaign; says which.
         KeyboardInterrupt: interrupted, everything taken down, ``outcome`` filled as far as it came.
     """
-    chosen = _chosen_faults(options)
+    chosen = _external_faults(options) or _chosen_faults(options)
     shares = [FaultShare(entry.fault.kind, entry.weight, entry.is_kill) for entry in chosen]
     stage = _stage_options(options)
     device_cnt = stage.device_cnt or len(stage.workloads) or DEFAULT_DEVICES
@@ -48,7 +49,7 @@ def run_here(options: argparse.Namespace, outcome: CampaignOutcome) -> None:
     outcome.planned_kinds = tuple(share.kind for share in shares)
     say(f"campaign {outcome.name}: {outcome.command}")
     campaign = Campaign(
-        build=STAGES[options.provider],
+        build=STAGES[options.provider] if stage.external is None else build_external_stage,
         stage=stage,
         plan=plan,
         planned_cnt=count,
@@ -64,11 +65,24 @@ def new_outcome(options: argparse.Namespace) -> CampaignOutcome:
     """An outcome with nothing in it yet but what was asked for."""
     return CampaignOutcome(
         name=campaign_name(options),
-        provider=options.provider,
+        provider="external" if options.external_device else options.provider,
         where=options.where,
         seed=options.seed,
         command=replay_command(options),
     )
+
+
+def _external_faults(options: argparse.Namespace) -> list[CatalogEntry]:
+    """The one fault there is for a device of somebody else; none for ours."""
+    if options.external_device is None and not options.external_kill:
+        return []
+    if options.external_device is None or not options.external_kill:
+        raise ValueError("--external-device and --external-kill belong together")
+    if len(options.workloads.split(",")) != 1 or not options.workloads:
+        raise ValueError("--external-device takes one of --workloads, such as sectors")
+    if options.faults != ExternalKill.kind:
+        raise ValueError(f"with --external-kill the only fault is {ExternalKill.kind}")
+    return [CatalogEntry(ExternalKill(), 1, is_kill=True)]
 
 
 def _chosen_faults(options: argparse.Namespace) -> list[CatalogEntry]:
@@ -106,8 +120,15 @@ def _stage_options(options: argparse.Namespace) -> StageOptions:
         pause_s=options.pause,
         patience_s=options.patience,
         has_hooks=options.hooks,
+        external=_external_commands(options),
         log_folder=options.json.parent / "chaos-logs" / campaign_name(options),
     )
+
+
+def _external_commands(options: argparse.Namespace) -> ExternalCommands | None:
+    if options.external_device is None:
+        return None
+    return ExternalCommands(options.external_start, options.external_kill, options.external_device)
 
 
 def _versions() -> dict[str, str]:

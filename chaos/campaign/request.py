@@ -65,6 +65,17 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--patience", type=float, default=60.0, metavar="SECONDS", help="bound of each step (60)"
     )
+    other = parser.add_argument_group(
+        "another implementation, side by side: the same workload and schedule of kills"
+    )
+    other.add_argument("--external-device", type=Path, metavar="PATH", help="its block device")
+    other.add_argument("--external-kill", metavar="CMD", help="kills its daemon (shell command)")
+    other.add_argument(
+        "--external-start",
+        default="",
+        metavar="CMD",
+        help="starts it again after each kill, and at first when the device is not there",
+    )
     parser.add_argument(
         "--json", type=Path, default=DEFAULT_JSON, help="result; -records.json and the report "
         "pages are written beside it (default: out/chaos.json)",
@@ -79,6 +90,8 @@ def chosen_seed(options: argparse.Namespace) -> int:
 
 def campaign_name(options: argparse.Namespace) -> str:
     """Short and telling: ``load``, ``fuse-runc``, ``tcmu-6.12-containerd``."""
+    if options.external_device is not None:
+        return "external"
     hooks = ["hooks"] if options.hooks else []
     if options.provider == "load":
         return "-".join(["load", *hooks])
@@ -101,4 +114,7 @@ def replay_command(options: argparse.Namespace) -> str:
             words += [f"--{name}", f"{getattr(options, name):g}"]
     if options.hooks:
         words.append("--hooks")
+    for name in ("external_device", "external_kill", "external_start"):
+        if getattr(options, name):
+            words += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     return shlex.join(words)

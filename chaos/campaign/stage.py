@@ -12,7 +12,16 @@ from chaos.rig.failpoints import FailPoints
 from chaos.rig.node import Node
 from chaos.workloads.base import Workload
 
-__all__ = ["LoadedDevice", "Stage", "StageOptions"]
+__all__ = ["ExternalCommands", "LoadedDevice", "Stage", "StageBuilder", "StageOptions"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalCommands:
+    """How a device of somebody else is started and killed: shell commands; ``start`` may be ""."""
+
+    start: str
+    kill: str
+    device: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +40,7 @@ class StageOptions:
     patience_s: float
     log_folder: Path
     has_hooks: bool = False
+    external: ExternalCommands | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chaos.campaign.installation import Installation
+from chaos.campaign.stage import StageOptions
+from chaos.rig.counters import DeviceJournal
 from chaos.rig.process import processes_naming
 
 REPO = Path(__file__).resolve().parents[2]
@@ -144,6 +149,38 @@ def test_wrong_usage_is_told_and_nothing_is_written(
     assert run.finish() == 2
     assert "no fault is called meteor" in run.output()
     assert not run.json_path.exists()
+
+
+@pytest.mark.host
+def test_daemon_of_somebody_else_is_killed_on_the_same_schedule(
+    runs: list[CampaignRun], tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        options = StageOptions("fuse", 0, 0, 2, (), "runc", 0.0, 60.0, tmp_path / "logs")
+        node = Installation.build(stack, options).node
+        data, index = tmp_path / "data", tmp_path / "index"
+        node.obdsup("image", "new-upper", "--size", str(64 << 20), str(data), str(index))
+        upper = {"data": str(data), "index": str(index)}
+        config = tmp_path / "config.v1.json"
+        config.write_text(json.dumps({"lowers": [], "upper": upper}))
+        stack.callback(node.remove_device, "other")
+        row = node.obdsup("device", "create", "other", "--image", str(config), "--writable")
+        show = shlex.join([*node.command(), "--json", "device", "show", "other"])
+        pid = "import json, sys; print(json.load(sys.stdin)['worker']['pid'])"
+        kill = f"kill -9 $({show} | {shlex.quote(sys.executable)} -c {shlex.quote(pid)})"
+        run = start(
+            runs, tmp_path, "run", "--external-device", row["block_device"],
+            "--external-kill", kill, "--external-start", f"touch {tmp_path}/started",
+            "--workloads", "sectors", "--kills", "5", "--seed", "6",
+        )  # fmt: skip
+        assert run.finish() == 0, run.output()
+        assert DeviceJournal(node.run_dir, "other").read().owner_generation >= 6
+    result = run.result()
+    assert_zeros(result)
+    assert (result["provider"], result["kills"]) == ("external", {"worker-kill": 5})
+    assert result["stall_ms"]["max"] > 0
+    assert (tmp_path / "started").exists()
+    assert run.left_behind() == []
 
 
 @pytest.mark.host
