@@ -2,31 +2,18 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "clock.h"
+#include "job.h"
 
-#define SECTOR_BYTES   OBD_TARGET_SECTOR_BYTES
 #define STACK_BYTES    (256u << 10)
 #define TICK_NS	       UINT64_C(100000000)
 #define ERROR_PAUSE_NS 5000000 /* a device that is gone answers very fast */
-
-struct job {
-	struct obd_pick pick;
-	uint64_t begun_ns;
-	uint64_t flush_started; /* of a flush: what it covers */
-	uint32_t sequence;	/* of a write */
-	uint32_t generation;	/* that served when it was sent */
-	uint32_t *floor;	/* of each sector when the read was sent */
-	uint8_t *data;
-};
 
 /* What the threads of one phase share. */
 struct crew {
 	struct obd_run *run;
 	struct obd_generator generator;
-	enum obd_phase phase;
 	pthread_mutex_t lock;
 	pthread_cond_t ended; /* CLOCK_MONOTONIC; a thread ended */
 	uint64_t next_lba;    /* of reading everything */
@@ -66,168 +53,30 @@ static bool next_of_all(struct crew *crew, struct obd_pick *pick)
 	if (pick->sector_cnt > left)
 		pick->sector_cnt = (uint32_t)left;
 	crew->next_lba += pick->sector_cnt;
-	if (crew->phase == OBD_READING_BACK)
+	if (crew->run->phase == OBD_READING_BACK)
 		crew->run->counts.read_back += pick->sector_cnt;
 	return true;
 }
 
 /* Decides what this thread does next; false: nothing, the phase is over. Holds the lock. */
-static bool begin(struct crew *crew, struct job *job)
+static bool begin(struct crew *crew, struct obd_job *job)
 {
 	struct obd_run *run = crew->run;
 	struct obd_pick *pick = &job->pick;
 
 	job->begun_ns = obd_clock_ns();
-	if (crew->phase == OBD_GENERATING) {
+	if (run->phase == OBD_GENERATING) {
 		if (is_over(crew, job->begun_ns))
 			return false;
 		obd_generator_next(&crew->generator, run->model, pick);
 		run->counts.generated++;
-	} else if ((crew->phase == OBD_SURVEYING &&
-		    __atomic_load_n(&must_stop, __ATOMIC_ACQUIRE)) ||
+	} else if ((run->phase == OBD_SURVEYING && __atomic_load_n(&must_stop, __ATOMIC_ACQUIRE)) ||
 		   !next_of_all(crew, pick)) {
 		return false;
 	}
-	job->generation = obd_owner_generation(run->owner, job->begun_ns);
-	if (pick->op == OBD_OP_READ)
-		obd_model_start_read(run->model, pick->lba, pick->sector_cnt, job->floor);
-	else if (pick->op == OBD_OP_WRITE)
-		job->sequence = obd_model_start_write(run->model, pick->lba, pick->sector_cnt,
-						      job->generation);
-	else if (pick->op == OBD_OP_DISCARD)
-		obd_model_start_discard(run->model, pick->lba, pick->sector_cnt, job->generation);
-	else
-		job->flush_started = obd_model_start_flush(run->model);
+	obd_job_begin(run, job);
 	crew->in_flight++;
 	return true;
-}
-
-/* The transfer itself; without the lock. */
-static int carry_out(const struct obd_run *run, struct job *job)
-{
-	const struct obd_pick *pick = &job->pick;
-	uint64_t at_bytes = pick->lba * SECTOR_BYTES;
-	uint32_t bytes = pick->sector_cnt * SECTOR_BYTES;
-
-	switch (pick->op) {
-	case OBD_OP_READ:
-		return obd_target_read(run->target, at_bytes, bytes, job->data);
-	case OBD_OP_WRITE:
-		obd_model_fill(run->model, pick->lba, pick->sector_cnt, job->sequence,
-			       job->generation, job->data);
-		return obd_target_write(run->target, at_bytes, bytes, job->data, pick->is_fua);
-	case OBD_OP_DISCARD:
-		return obd_target_discard(run->target, at_bytes, bytes);
-	case OBD_OP_FLUSH:
-		return obd_target_flush(run->target);
-	}
-	return 0;
-}
-
-/* A line about it for stderr and report: what, in which operation, which worker answered. */
-static void complain(struct crew *crew, enum obd_wrong wrong, const char *what,
-		     const struct job *job)
-{
-	struct obd_counts *counts = &crew->run->counts;
-	const struct obd_pick *pick = &job->pick;
-	char *line = obd_tally_line(&counts->tally, wrong);
-
-	snprintf(line, OBD_TALLY_LINE_BYTES,
-		 "%s; %s of %u sectors at %lu, sent to generation %u, answered by generation %u%s",
-		 what, obd_op_names[pick->op], pick->sector_cnt, pick->lba, job->generation,
-		 obd_owner_generation(crew->run->owner, obd_clock_ns()),
-		 crew->phase == OBD_READING_BACK ? ", final read-back" : "");
-	fprintf(stderr, "obdsup-sectors: %s\n", line);
-}
-
-static enum obd_wrong wrong_of(const struct crew *crew, enum obd_verdict verdict)
-{
-	if (verdict == OBD_SECTOR_MISPLACED)
-		return OBD_WRONG_MISPLACED;
-	if (verdict == OBD_SECTOR_CORRUPT)
-		return OBD_WRONG_CORRUPT;
-	return crew->phase == OBD_READING_BACK ? OBD_WRONG_LOST : OBD_WRONG_STALE;
-}
-
-static void check(struct crew *crew, const struct job *job)
-{
-	struct obd_run *run = crew->run;
-	char text[384];
-
-	for (uint32_t i = 0; i < job->pick.sector_cnt; i++) {
-		const uint8_t *sector = job->data + i * SECTOR_BYTES;
-		uint64_t lba = job->pick.lba + i;
-		enum obd_verdict verdict = obd_model_check(run->model, lba, job->floor[i], sector);
-
-		run->counts.sectors_checked++;
-		if (verdict == OBD_SECTOR_GOOD ||
-		    !obd_tally_count(&run->counts.tally, wrong_of(crew, verdict)))
-			continue;
-		obd_model_describe(run->model, lba, job->floor[i], sector, text, sizeof(text));
-		complain(crew, wrong_of(crew, verdict), text, job);
-	}
-}
-
-static void note_error(struct crew *crew, const struct job *job, int error)
-{
-	struct obd_counts *counts = &crew->run->counts;
-	char text[384];
-
-	counts->errnos[(uint32_t)error < OBD_ERRNO_MAX ? (uint32_t)error : 0]++;
-	if (!obd_tally_count(&counts->tally, OBD_WRONG_ERROR))
-		return;
-	snprintf(text, sizeof(text), "device %s lba %lu: errno %d (%s)",
-		 crew->run->ledger->header->name, job->pick.lba, error,
-		 error == ENODATA ? "fewer bytes than asked for" : strerror(error));
-	complain(crew, OBD_WRONG_ERROR, text, job);
-}
-
-/* Holds the lock. */
-static void end(struct crew *crew, struct job *job, int rc, uint64_t ended_ns)
-{
-	struct obd_run *run = crew->run;
-	struct obd_counts *counts = &run->counts;
-	const struct obd_pick *pick = &job->pick;
-	enum obd_outcome outcome = pick->is_fua ? OBD_DURABLE : OBD_ACKNOWLEDGED;
-
-	crew->in_flight--;
-	crew->progress_ns = ended_ns;
-	counts->operations++;
-	obd_slices_add(run->slices, job->begun_ns, ended_ns);
-	if (pick->op == OBD_OP_DISCARD && (rc == -EOPNOTSUPP || rc == -ENOSYS)) {
-		counts->is_discard_refused = true;
-		crew->generator.mix.discard_percent = 0;
-	} else if (rc) {
-		note_error(crew, job, -rc);
-	}
-	switch (pick->op) {
-	case OBD_OP_READ:
-		counts->reads++;
-		if (rc == 0)
-			check(crew, job);
-		break;
-	case OBD_OP_WRITE:
-	case OBD_OP_DISCARD:
-		counts->writes += pick->op == OBD_OP_WRITE;
-		counts->discards += pick->op == OBD_OP_DISCARD;
-		obd_model_end_write(run->model, pick->lba, pick->sector_cnt,
-				    rc == 0 ? outcome : OBD_FAILED);
-		break;
-	case OBD_OP_FLUSH:
-		counts->flushes++;
-		if (rc == 0)
-			obd_model_end_flush(run->model, job->flush_started);
-		break;
-	}
-}
-
-static int job_init(struct job *job, uint32_t max_sectors)
-{
-	*job = (struct job){.floor = calloc(max_sectors, sizeof(*job->floor))};
-	if (!job->floor || posix_memalign((void **)&job->data, OBD_TARGET_ALIGN_BYTES,
-					  (size_t)max_sectors * SECTOR_BYTES))
-		return -ENOMEM;
-	return 0;
 }
 
 static struct timespec at(uint64_t time_ns)
@@ -242,7 +91,7 @@ static void wait_due(struct crew *crew)
 	uint64_t iops = crew->run->options->iops, now_ns = obd_clock_ns();
 	struct timespec until;
 
-	if (iops == 0 || crew->phase != OBD_GENERATING)
+	if (iops == 0 || crew->run->phase != OBD_GENERATING)
 		return;
 	if (crew->due_ns < now_ns)
 		crew->due_ns = now_ns;
@@ -257,8 +106,8 @@ static void *work(void *context)
 {
 	const struct timespec pause = {.tv_nsec = ERROR_PAUSE_NS};
 	struct crew *crew = context;
-	struct job job;
-	int rc = job_init(&job, crew->run->options->mix.max_sectors);
+	struct obd_job job;
+	int rc = obd_job_init(&job, crew->run->options->mix.max_sectors);
 
 	pthread_mutex_lock(&crew->lock);
 	for (;;) {
@@ -270,18 +119,21 @@ static void *work(void *context)
 		if (rc || !begin(crew, &job))
 			break;
 		pthread_mutex_unlock(&crew->lock);
-		error = carry_out(crew->run, &job);
+		error = obd_job_carry_out(crew->run, &job);
 		ended_ns = obd_clock_ns();
 		if (error)
 			nanosleep(&pause, NULL);
 		pthread_mutex_lock(&crew->lock);
-		end(crew, &job, error, ended_ns);
+		crew->in_flight--;
+		crew->progress_ns = ended_ns;
+		obd_job_end(crew->run, &job, error, ended_ns);
+		if (crew->run->counts.is_discard_refused)
+			crew->generator.mix.discard_percent = 0;
 	}
 	crew->thread_cnt--;
 	pthread_cond_signal(&crew->ended);
 	pthread_mutex_unlock(&crew->lock);
-	free(job.floor);
-	free(job.data);
+	obd_job_deinit(&job);
 	return rc ? crew : NULL; /* only whether it is NULL counts */
 }
 
@@ -298,7 +150,7 @@ static bool wait_ended(struct crew *crew)
 		struct timespec until = at(now_ns + TICK_NS);
 
 		obd_slices_tick(crew->run->slices, now_ns);
-		if (over_ns == 0 && (crew->phase != OBD_GENERATING || is_over(crew, now_ns)))
+		if (over_ns == 0 && (crew->run->phase != OBD_GENERATING || is_over(crew, now_ns)))
 			over_ns = now_ns;
 		if (since_ns < over_ns)
 			since_ns = over_ns;
@@ -306,7 +158,7 @@ static bool wait_ended(struct crew *crew)
 			break;
 		pthread_cond_timedwait(&crew->ended, &crew->lock, &until);
 	}
-	if (crew->phase == OBD_GENERATING)
+	if (crew->run->phase == OBD_GENERATING)
 		crew->run->counts.elapsed_ns = obd_clock_ns() - crew->phase_ns;
 	crew->run->counts.unfinished = crew->in_flight;
 	if (crew->thread_cnt)
@@ -339,7 +191,7 @@ static int do_phase(struct crew *crew, enum obd_phase phase)
 	void *failed;
 	int rc;
 
-	crew->phase = phase;
+	crew->run->phase = phase;
 	crew->next_lba = 0;
 	crew->phase_ns = crew->progress_ns = obd_clock_ns();
 	rc = start_threads(crew, thread, crew->run->options->queue_depth, &cnt);

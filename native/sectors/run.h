@@ -45,6 +45,7 @@ struct obd_run {
 	struct obd_owner *owner;
 	struct obd_slices *slices;
 	uint64_t sector_cnt;
+	enum obd_phase phase;
 	struct obd_counts counts;
 };
 
