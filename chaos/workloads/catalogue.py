@@ -58,6 +58,13 @@ CATALOGUE: dict[str, WorkloadEntry] = {
         containers.redis_image,
         has_container=True,
     ),
+    "git": WorkloadEntry(
+        containers.git,
+        "commits, packs and builds; each commit and each result of the build accounted for",
+        ("apt-get", "e2fsck", "runc"),
+        containers.git_image,
+        has_container=True,
+    ),
 }
 
 

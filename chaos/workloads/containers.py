@@ -10,10 +10,12 @@ from chaos.rig import image, recipes
 from chaos.rig.container import Container, ContainerRunner
 from chaos.rig.containerd import ContainerdContainer
 from chaos.rig.problem import RigError
+from chaos.workloads.git.repository import make_pipes
+from chaos.workloads.git.script import SCRIPT
 from chaos.workloads.ground import Ground, Runtime
 from chaos.workloads.mounted import MountedWorkload
 
-__all__ = ["redis", "redis_image"]
+__all__ = ["git", "git_image", "redis", "redis_image"]
 
 SOCKET = "run/redis.sock"
 REDIS = ["/usr/bin/redis-server", "/etc/redis.conf"]
@@ -49,6 +51,21 @@ def redis(ground: Ground) -> MountedWorkload:
     }
     module = "chaos.workloads.redis"
     return MountedWorkload("redis", ground, module, arguments, container, wait_serving)
+
+
+def git_image(cache: Path) -> Path:
+    """The config of the image that ``git`` runs on."""
+    return image.build(cache, recipes.GIT).config
+
+
+def git(ground: Ground) -> MountedWorkload:
+    """A repository that grows and is built, each commit and each result accounted for."""
+    orders = ground.scratch / "orders"
+    make_pipes(orders)
+    command = ["/bin/sh", "-c", SCRIPT]
+    container = _container("git", ground, command, {"/orders": orders})
+    arguments = {"orders": str(orders)}
+    return MountedWorkload("git", ground, "chaos.workloads.git", arguments, container)
 
 
 def _built(ground: Ground, recipe: image.Recipe) -> image.LayeredImage:

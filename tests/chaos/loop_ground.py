@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from chaos.workloads.ground import Ground, Runtime
+from chaos.workloads.ground import Ground
 
 EXT4_IOC_SHUTDOWN = 0x8004587D
 SHUTDOWN_WITHOUT_LOG = 2
@@ -47,12 +47,17 @@ class LoopGround:
             file.write(data)
 
     def break_file_system(self) -> None:
-        """From now on every call on the mounted file system fails with EIO, until unmounted."""
-        fd = os.open(self.ground.mount, os.O_RDONLY)
-        try:
-            fcntl.ioctl(fd, EXT4_IOC_SHUTDOWN, struct.pack("I", SHUTDOWN_WITHOUT_LOG))
-        finally:
-            os.close(fd)
+        """See the function."""
+        break_file_system(self.ground.mount)
+
+
+def break_file_system(mount: Path) -> None:
+    """From now on every call on the mounted ext4 fails with EIO, until it is unmounted."""
+    fd = os.open(mount, os.O_RDONLY)
+    try:
+        fcntl.ioctl(fd, EXT4_IOC_SHUTDOWN, struct.pack("I", SHUTDOWN_WITHOUT_LOG))
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager
@@ -77,4 +82,4 @@ def loop_ground(
         subprocess.run(["losetup", "--detach", node], check=True)
 
 
-__all__ = ["BLOCK_BYTES", "CACHE", "LoopGround", "Runtime", "loop_ground"]
+__all__ = ["BLOCK_BYTES", "CACHE", "LoopGround", "break_file_system", "loop_ground"]
