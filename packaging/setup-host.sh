@@ -10,6 +10,7 @@ PACKAGES=(
   fuse3 e2fsprogs util-linux kmod cpio xz-utils iproute2 procps psmisc                     # devices, guest
   runc busybox-static qemu-system-x86 fio sqlite3                                          # containers, guest, load
   clang clang-format libclang-rt-14-dev spin                                               # checks, fuzzing, model
+  dmsetup xfsprogs                                                                         # power loss
 )
 
 missing=()

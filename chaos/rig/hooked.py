@@ -15,9 +15,9 @@ from pathlib import Path
 
 from chaos.rig.problem import REPO, run
 
-__all__ = ["build"]
+__all__ = ["FOLDER", "build"]
 
-_FOLDER = REPO / "build" / "hooked"
+FOLDER = REPO / "build" / "hooked"
 _NATIVE = REPO / "native"
 _ARCHIVE = "build/hooked-module/libhooked.a"  # below native/
 _MODULE = "_native.abi3.so"
@@ -33,22 +33,22 @@ def build() -> Path:
     Raises:
         RigError: it does not compile.
     """
-    _FOLDER.mkdir(parents=True, exist_ok=True)
-    with (_FOLDER / "lock").open("w") as lock:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         _link_package()
         _compile()
-    return _FOLDER
+    return FOLDER
 
 
 def _link_package() -> None:
     """A link per file, relative, so that the checkout may lie elsewhere for others."""
     wanted = {path.relative_to(REPO) for path in _files(REPO / "obdsup")}
-    for link in list(_files(_FOLDER / "obdsup")):
-        if link.is_symlink() and link.relative_to(_FOLDER) not in wanted:
+    for link in list(_files(FOLDER / "obdsup")):
+        if link.is_symlink() and link.relative_to(FOLDER) not in wanted:
             link.unlink()
     for relative in wanted:
-        link = _FOLDER / relative
+        link = FOLDER / relative
         if not link.is_symlink():
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(os.path.relpath(REPO / relative, link.parent))
@@ -65,7 +65,7 @@ def _files(folder: Path) -> list[Path]:
 def _compile() -> None:
     make = ["make", "-s", "-j2", "-C", str(_NATIVE), f"OUT={Path(_ARCHIVE).parent}", _ARCHIVE]
     run(make, what="compile native/src with test hooks")
-    archive, module = _NATIVE / _ARCHIVE, _FOLDER / "obdsup" / _MODULE
+    archive, module = _NATIVE / _ARCHIVE, FOLDER / "obdsup" / _MODULE
     sources = [archive, *_NATIVE.glob("obd*.*")]
     if module.exists() and module.stat().st_mtime > max(s.stat().st_mtime for s in sources):
         return
