@@ -3,7 +3,7 @@
  *
  * One flight is one ring with its journal. Nothing here is thread-safe: one thread, the one that
  * serves, calls it. The order of stores is the whole point of this file; it is written down in
- * native/DESIGN.md, and tests/test_crash.c stops between every two of them.
+ * native/DESIGN.md, and tests/test_crash.c stops before every single one.
  */
 #ifndef OBD_FLIGHT_H
 #define OBD_FLIGHT_H

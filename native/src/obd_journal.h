@@ -5,7 +5,7 @@
  * Python reader (obdsup/state/journal.py) by a test.
  *
  *   | off  | size | field             | meaning                                                 |
- *   |    0 |    8 | magic             | "OBDJRNL\0"; "OBDJFMT\0" while it is formatted anew       |
+ *   |    0 |    8 | magic             | "OBDJRNL\0"; "OBDJFMT\0" while formatted anew           |
  *   |    8 |    4 | layout_version    | 1                                                       |
  *   |   12 |    4 | header_bytes      | 4096: where the slots start                             |
  *   |   16 |   16 | boot_id           | of the kernel the ring belongs to                       |
