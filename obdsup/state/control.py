@@ -3,7 +3,7 @@
 A request is one line ``{"v": 1, "op": name, ...}``; the supervisor answers zero or more
 ``{"progress": text}`` lines, then one ``{"ok": true, "result": ...}`` or
 ``{"ok": false, "error": {...}}`` with the error in the form of ``ObdError.to_json``. A line is at
-most ``MAX_LINE_BYTES`` long. The peer must be root.
+most ``MAX_LINE_BYTES`` long. The peer must be root or of the supervisor's own user.
 """
 
 from __future__ import annotations

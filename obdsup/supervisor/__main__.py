@@ -49,8 +49,11 @@ def run(options: argparse.Namespace) -> int:
     from obdsup.supervisor.service import Service
     from obdsup.supervisor.settings import Settings
 
-    if os.geteuid() != 0:
-        raise AccessDenied("the supervisor needs root: rings, loop devices and mounts belong to it")
+    if os.geteuid() != 0 and options.provider != "load":
+        raise AccessDenied(
+            "the supervisor needs root: rings, loop devices and mounts belong to it",
+            hint="only --provider load, which makes no device, can do without",
+        )
     extra: dict[str, Any] = {}
     if options.worker_command:
         extra["worker_command"] = tuple(shlex.split(options.worker_command))

@@ -1,4 +1,4 @@
-"""The control socket RUN/obdsup.sock: JSON lines, peers must be root (obdsup/state/control.py).
+"""The control socket RUN/obdsup.sock: JSON lines, peers are root or our own user (obdsup/state/control.py).
 
 One thread per connection: an operation may block for seconds, the supervisor's loop never does. A
 client that goes away in the middle changes nothing: the operation runs on to its end.
@@ -125,7 +125,7 @@ class ControlServer:
 def _check_peer(connection: socket.socket) -> None:
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
     _, uid, _ = _PEERCRED.unpack(raw)
-    if uid != 0:
+    if uid not in (0, os.geteuid()):
         raise AccessDenied(f"uid {uid} may not control this supervisor", hint="run as root")
 
 

@@ -7,7 +7,8 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ pytestmark = pytest.mark.chaos
 class CampaignRun:
     """One ``obdsup-chaos`` in a process of its own; its output is read line by line."""
 
-    def __init__(self, json_path: Path, *options: str) -> None:
-        command = [sys.executable, "-m", "chaos.campaign", *options, "--json", str(json_path)]
+    def __init__(self, json_path: Path, *options: str, prefix: Sequence[str] = ()) -> None:
+        command = [*prefix, sys.executable, "-m", "chaos.campaign", *options]
+        command += ["--json", str(json_path)]
         self.json_path = json_path
         self.process = subprocess.Popen(
             command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -123,6 +125,24 @@ def test_workers_die_at_named_points_and_nothing_is_lost(
     assert_zeros(result)
     assert set(result["landed"]) == {"worker-segv", "recovery-point", "handover-point"}
     assert run.left_behind() == []
+
+
+AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+
+
+@pytest.mark.host
+def test_ringds_load_needs_no_root(runs: list[CampaignRun]) -> None:
+    can_read = [*AS_NOBODY, "test", "-r", str(REPO / "pyproject.toml"), "-a", "-w", "/var/tmp"]
+    if subprocess.run(can_read, check=False).returncode:
+        pytest.skip(f"nobody can not read {REPO}")
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        Path(folder).chmod(0o777)
+        options = ["run", "--kills", "5", "--seed", "8", "--devices", "1", "--no-report"]
+        run = CampaignRun(Path(folder, "chaos.json"), *options, prefix=AS_NOBODY)
+        runs.append(run)
+        assert run.finish() == 0, run.output()
+        assert_zeros(run.result())
+        assert run.left_behind() == []
 
 
 def test_interrupted_campaign_writes_what_it_found_and_can_be_replayed(
