@@ -1,4 +1,4 @@
-"""The control socket RUN/obdsup.sock: JSON lines, peers are root or our own user (obdsup/state/control.py).
+"""The control socket RUN/obdsup.sock (obdsup/state/control.py): JSON lines, peers as there.
 
 One thread per connection: an operation may block for seconds, the supervisor's loop never does. A
 client that goes away in the middle changes nothing: the operation runs on to its end.
