@@ -79,6 +79,7 @@ BUGS = (
     Bug("swallow_kick", "answers without telling", load=_ONE_AT_A_TIME),
     Bug("torn_write", "writes half of the sectors"),
     Bug("sync_nothing", "acknowledges a flush without one", is_durability=True),
+    Bug("sync_index_alone", "syncs records whose data is not", is_durability=True),
     Bug("two_devices_mixed", "reads another device's image", devices=2),
 )  # fmt: skip
 

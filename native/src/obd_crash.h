@@ -45,6 +45,7 @@
 	X(swallow_kick)	       /* publish without telling (1/N) */                                 \
 	X(torn_write)	       /* write half of the sectors, acknowledge all (1/N) */              \
 	X(sync_nothing)	       /* acknowledge a flush without one */                               \
+	X(sync_index_alone)    /* flush the index file, not the data it names */                   \
 	X(two_devices_mixed)   /* read from another image of the process (1/N) */                  \
 	X(half_detach)	       /* say "detached" and serve on */                                   \
 	X(late_landing)	       /* data under way at a kill reaches the file 150 ms after it */     \

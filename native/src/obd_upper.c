@@ -521,6 +521,7 @@ static int cut_tail(struct obd_upper *upper, struct obd_errinfo *info)
 	if (kept > upper->index_begun)
 		kept = upper->index_begun;
 	if (index_bytes > kept) {
+		OBD_CRASH_POINT("upper.cut");
 		if (ftruncate(upper->index.fd, (off_t)kept) < 0)
 			return fail_at(&upper->index, "cut torn tail", OBD_E_IO, errno, kept, info);
 		upper->torn_bytes_cut += index_bytes - kept;
@@ -534,6 +535,7 @@ static void begin_pending(struct obd_upper *upper)
 {
 	const uint8_t *last = upper->index_end > OBD_LSMT_SPACE_BYTES ? upper->last_record : NULL;
 
+	OBD_CRASH_POINT("upper.pending");
 	(void)obd_pending_begin(&upper->pending, upper->index_end, last, NULL);
 }
 
@@ -697,6 +699,7 @@ static int append_records(struct obd_upper *upper, const uint8_t *records, size_
 			       info);
 	if (!is_pending && fdatasync(upper->data.fd) < 0)
 		return fail_at(&upper->data, "sync", OBD_E_IO, errno, upper->index_end, info);
+	OBD_CRASH_POINT("upper.record");
 	err = write_all(file->fd, records, bytes, upper->index_end);
 	if (err) {
 		/* what reached the file is not acknowledged: take it back. Should even that fail,
@@ -725,6 +728,7 @@ static int commit_records(struct obd_upper *upper, const uint8_t *records, size_
 	rc = append_records(upper, records, bytes, info);
 	if (rc)
 		return rc;
+	OBD_CRASH_POINT("upper.visible");
 	pthread_rwlock_wrlock(&upper->map_lock);
 	for (size_t i = 0; i < cnt; i++)
 		obd_map_insert(&upper->map,
@@ -896,6 +900,7 @@ static int index_pending(struct obd_upper *upper, uint64_t end, struct obd_errin
 					  info);
 		if (rc)
 			break;
+		OBD_CRASH_POINT("flush.record");
 		/* a failure leaves some of them there: pending all the same, and written again */
 		err = write_all(upper->index.fd, chunk, bytes, upper->indexed);
 		if (err)
@@ -913,17 +918,22 @@ static int flush_locked(struct obd_upper *upper, struct obd_errinfo *info)
 {
 	uint64_t end;
 	bool is_writing;
-	int rc;
+	int rc = 0;
 
 	pthread_mutex_lock(&upper->commit);
 	is_writing = upper->is_writing;
 	end = upper->index_end; /* the data of all before it is written */
 	pthread_mutex_unlock(&upper->commit);
-	rc = sync_file(upper, &upper->data, info);
+	OBD_CRASH_POINT("flush.data");
+	if (!OBD_CHEAT(sync_index_alone))
+		rc = sync_file(upper, &upper->data, info);
+	OBD_CRASH_POINT("flush.records");
 	if (!rc && is_writing)
 		rc = index_pending(upper, end, info);
+	OBD_CRASH_POINT("flush.index");
 	if (!rc)
 		rc = sync_file(upper, &upper->index, info);
+	OBD_CRASH_POINT("flush.done");
 	return rc;
 }
 
