@@ -1,7 +1,7 @@
 """``python -m chaos.power``: records in the guest, cuts the power on the host, judges.
 
-Exit codes: 0 nothing lost, corrupt or unsound; 1 something was, or the run could not be carried
-through; 130 interrupted.
+Exit codes: 0 nothing lost, corrupt or unsound (with --planted: something was); 1 otherwise, and
+when the run could not be carried through; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ def main(arguments: list[str] | None = None) -> int:
     if options.json:
         _write_json(options, found)
     print(_table(found))
-    return 0 if all(f.is_clean for f in found) else 1
+    is_clean = all(f.is_clean for f in found)
+    if options.planted:
+        print(f"planted {options.planted}: {'missed' if is_clean else 'caught'}")
+    return int(is_clean if options.planted else not is_clean)
 
 
 def _build() -> Path:
@@ -126,6 +129,7 @@ def _table(found: list[Findings]) -> str:
         ("layers not opened", *(len(f.unopened) for f in found)),
         ("torn tails cut", *(f.repaired_tails for f in found)),
         ("fsck complaints", *(len(f.fsck) for f in found)),
+        ("supervisors started", *(f.supervisor_starts for f in found)),
         ("state directory", *(len(f.state) for f in found)),
     ]  # fmt: skip
     lines = [f"{row[0]:<28}" + "".join(f"{cell!s:>14}" for cell in row[1:]) for row in rows]

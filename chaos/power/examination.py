@@ -15,12 +15,13 @@ from chaos.power.image_check import ImageCheck, check_disk, check_files
 from chaos.power.ledger import Acknowledged, Ledger
 from chaos.power.log_writes import Entry, Flag, WriteLog
 from chaos.power.stamps import SectorHistory
-from chaos.power.state_check import check_state
+from chaos.power.state_check import check_start, check_state
 from chaos.rig.problem import RigError, run
 
 __all__ = ["Examination", "Findings"]
 
 _E2FSCK_REPAIRED = 1
+_EACH_STARTS = 50  # a supervisor's start takes as long as ten states
 SHOWN_LINES = 10
 
 
@@ -39,6 +40,7 @@ class Findings:
     checked: int = 0
     promised: int = 0  # durable versions, over all points
     repaired_tails: int = 0
+    supervisor_starts: int = 0
     seconds: float = 0.0
     lost: list[str] = field(default_factory=list)
     corrupt: list[str] = field(default_factory=list)
@@ -65,6 +67,7 @@ class Findings:
             "checked": self.checked,
             "promised": self.promised,
             "repaired_tails": self.repaired_tails,
+            "supervisor_starts": self.supervisor_starts,
             "seconds": round(self.seconds, 1),
             **{kind: len(getattr(self, kind)) for kind in kinds},
             "lines": {kind: getattr(self, kind)[:SHOWN_LINES] for kind in kinds},
@@ -112,7 +115,7 @@ class Examination:
         points = choose_points(self._entries, count, seed)
         try:
             for number, point in enumerate(points):
-                self._examine(replay, point)
+                self._examine(replay, point, is_started=number % _EACH_STARTS == _EACH_STARTS // 2)
                 if number % 25 == 24:
                     self._say(f"  {number + 1} of {len(points)}: {_told(self.findings)}")
         finally:
@@ -120,7 +123,7 @@ class Examination:
         self.findings.seconds = time.monotonic() - begun_s
         return self.findings
 
-    def _examine(self, replay: Replay, point: CrashPoint) -> None:
+    def _examine(self, replay: Replay, point: CrashPoint, *, is_started: bool) -> None:
         disk = self._scratch / "disk"
         marks = replay.make(point, disk)
         acknowledged = Acknowledged.from_marks(marks, self._ledger)
@@ -133,6 +136,10 @@ class Examination:
             found.state += [f"{where}: {line}" for line in check_state(
                 folder / "state", acknowledged
             )]  # fmt: skip
+            if is_started:
+                wrong = check_start(folder / "state", self._scratch / "run")
+                found.state += [f"{where}: {line}" for line in wrong]
+                found.supervisor_starts += 1
         self._check_file_system(disk, where)
 
     def _check_layers(self, layers: Path, acknowledged: Acknowledged, where: str) -> None:

@@ -6,11 +6,13 @@ import sqlite3
 from pathlib import Path
 
 from chaos.power.ledger import Acknowledged
+from chaos.rig.node import Node, wait_until
+from chaos.rig.problem import RigError
 from obdsup.errors import ObdError
 from obdsup.state.database import Database
 from obdsup.state.tables import load_devices, load_operations, load_workers
 
-__all__ = ["check_state"]
+__all__ = ["check_start", "check_state"]
 
 PHASES = frozenset(
     ("planned", "ring_made", "serving", "online", "rolling_back", "retracting", "retracted",
@@ -33,6 +35,24 @@ def check_state(folder: Path, acknowledged: Acknowledged) -> list[str]:
         return [f"state.db can not be read: {error}"]
     finally:
         database.close()
+
+
+def check_start(state_dir: Path, run_dir: Path, patience_s: float = 120.0) -> list[str]:
+    """Whether a supervisor starts on the state, as after the boot that follows; ends it again.
+
+    Both folders are gone when it returns.
+    """
+    run_dir.mkdir()
+    node = Node(run_dir, state_dir, "load", patience_s)
+    try:
+        node.start_supervisor()
+        wait_until(node.is_answering, patience_s, "an answer of the supervisor")
+        left = [str(row.get("name")) for row in node.ask("device.list")]
+        return [f"device {name} is still there after a boot" for name in left]
+    except RigError as error:
+        return [f"no supervisor starts: {error}"]
+    finally:
+        node.clean_up()
 
 
 def _sound(database: Database) -> list[str]:
