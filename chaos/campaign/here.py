@@ -19,6 +19,7 @@ from chaos.campaign.stage import ExternalCommands, StageBuilder, StageOptions
 from chaos.campaign.view import View
 from chaos.faults.catalogue import CatalogEntry, entries, missing_needs
 from chaos.rig.problem import RigError, run, say, venv_program
+from chaos.workloads.catalogue import CATALOGUE as WORKLOADS
 
 __all__ = ["new_outcome", "run_here"]
 
@@ -37,6 +38,7 @@ def run_here(options: argparse.Namespace, outcome: CampaignOutcome) -> None:
         ValueError: options that make no campaign; says which.
         KeyboardInterrupt: interrupted, everything taken down, ``outcome`` filled as far as it came.
     """
+    _check_workloads(options)
     chosen = _external_faults(options) or _chosen_faults(options)
     shares = [FaultShare(entry.fault.kind, entry.weight, entry.is_kill) for entry in chosen]
     stage = _stage_options(options)
@@ -70,6 +72,18 @@ def new_outcome(options: argparse.Namespace) -> CampaignOutcome:
         seed=options.seed,
         command=replay_command(options),
     )
+
+
+def _check_workloads(options: argparse.Namespace) -> None:
+    names = [name for name in options.workloads.split(",") if name]
+    unknown = [name for name in names if name not in WORKLOADS]
+    if unknown:
+        known = ", ".join(WORKLOADS)
+        raise ValueError(f"no workload is called {unknown[0]!r}; there are {known}")
+    if options.provider == "load" and names and options.external_device is None:
+        raise ValueError("--workloads are for block devices: give --provider fuse or tcmu")
+    if options.provider != "load" and not names:
+        raise ValueError(f"--provider {options.provider} needs --workloads: see `list`")
 
 
 def _external_faults(options: argparse.Namespace) -> list[CatalogEntry]:

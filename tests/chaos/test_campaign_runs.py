@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from chaos.campaign.__main__ import main
 from chaos.campaign.installation import Installation
 from chaos.campaign.stage import StageOptions
 from chaos.rig.counters import DeviceJournal
@@ -162,13 +163,29 @@ def test_interrupted_campaign_writes_what_it_found_and_can_be_replayed(
     assert again.lines[-1].strip().endswith(result["command"])
 
 
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--faults", "meteor"], "no fault is called meteor"),
+        (["--faults", "worker-segv"], "worker-segv can not be inflicted here: needs"),
+        (["--workloads", "fio"], "--workloads are for block devices"),
+        (["--provider", "fuse"], "--provider fuse needs --workloads"),
+        (["--provider", "fuse", "--workloads", "oracle"], "no workload is called 'oracle'"),
+        (["--external-device", "/dev/null"], "belong together"),
+    ],
+)
 def test_wrong_usage_is_told_and_nothing_is_written(
-    runs: list[CampaignRun], tmp_path: Path
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], problem: str
 ) -> None:
-    run = start(runs, tmp_path, "run", "--faults", "meteor")
-    assert run.finish() == 2
-    assert "no fault is called meteor" in run.output()
-    assert not run.json_path.exists()
+    path = tmp_path / "chaos.json"
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        assert main(["run", *options, "--json", str(path)]) == 2
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
+    assert problem in capsys.readouterr().err
+    assert not path.exists()
 
 
 @pytest.mark.host
