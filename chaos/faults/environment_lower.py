@@ -121,7 +121,7 @@ class SilentLower:
 
 
 class FailingLower:
-    """Reads of one block of the lower file fail: for a while, or once or twice."""
+    """Reads of one block of the lower file fail, for a while."""
 
     kind = "failing-lower"
     about = "one place of a device's lower file fails: EIO there and nowhere else, then it heals"
