@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ __all__ = ["BASE_SIZE_BYTES", "LayeredImage", "Recipe", "build", "debugfs_comman
 
 BASE_SIZE_BYTES = 1 << 30
 BASE = "busybox-static"
+FRESH_S = 3600.0  # how long what was built is taken without asking apt for newer packages
 FILESYSTEM_UUID = "6f626473-7570-4465-8d6f-000000000001"
 
 
@@ -69,9 +71,12 @@ def build(cache: Path, recipe: Recipe) -> LayeredImage:
     Raises:
         RigError: a package can not be had, or a tool refused.
     """
+    built = find(cache, recipe)
+    if built and time.time() - _complete(built).stat().st_mtime < FRESH_S:
+        return built  # an answer of apt takes seconds, in an emulated guest a minute
     names = (BASE, *recipe.packages)
     versions = packages.candidate_versions(names)
-    if not all(versions) and (built := find(cache, recipe)):
+    if built and not all(versions):
         return built  # no package lists here: what was built before is as good
     cache.mkdir(parents=True, exist_ok=True)
     key = hashlib.sha256("\n".join([recipe.revision, *names, *versions]).encode()).hexdigest()[:16]
@@ -81,18 +86,28 @@ def build(cache: Path, recipe: Recipe) -> LayeredImage:
         if not (folder / "complete").is_file():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            (folder / "name").write_text(f"{recipe.name}\n")
+            (folder / "name").write_text(f"{_mark(recipe)}\n")
             _build(folder, recipe)
             (folder / "complete").write_text("\n".join(versions) + "\n")
+        (folder / "complete").touch()
     return _open(folder)
 
 
 def find(cache: Path, recipe: Recipe) -> LayeredImage | None:
     """The newest image of this recipe that is in the cache already; None for none."""
-    complete = [path for path in cache.glob("*/complete") if _name(path.parent) == recipe.name]
+    marks = {path: _name(path.parent) for path in cache.glob("*/complete")}
+    complete = [path for path, mark in marks.items() if mark == _mark(recipe)]
     if not complete:
         return None
     return _open(max(complete, key=lambda path: path.stat().st_mtime).parent)
+
+
+def _mark(recipe: Recipe) -> str:
+    return f"{recipe.name} {recipe.revision}"
+
+
+def _complete(built: LayeredImage) -> Path:
+    return built.config.parent / "complete"
 
 
 def _name(folder: Path) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from chaos.rig import containerd
 from chaos.workloads import containers, files
 from chaos.workloads.base import Workload
 from chaos.workloads.fio.workload import Fio
-from chaos.workloads.ground import Ground
+from chaos.workloads.ground import Ground, Runtime
 from chaos.workloads.sectors import Sectors
 
-__all__ = ["CATALOGUE", "WorkloadEntry", "make"]
+__all__ = ["CATALOGUE", "WorkloadEntry", "make", "prepare"]
 
 MIB = 1 << 20
 
@@ -77,3 +78,17 @@ def make(name: str, ground: Ground) -> Workload:
     if name not in CATALOGUE:
         raise ValueError(f"no workload is called {name!r}; there are {', '.join(CATALOGUE)}")
     return CATALOGUE[name].make(ground)
+
+
+def prepare(names: Iterable[str], cache: Path, runtime: Runtime) -> None:
+    """Puts into the cache all that these workloads need: where they run there may be no network.
+
+    Raises:
+        RigError: a package can not be had, or a tool refused.
+    """
+    entries = [CATALOGUE[name] for name in names]
+    for entry in entries:
+        if entry.image is not None:
+            entry.image(cache)
+    if runtime is Runtime.CONTAINERD and any(entry.has_container for entry in entries):
+        containerd.programs(cache)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 __all__ = ["KEPT", "SCHEMA", "Content", "Difference"]
 
-KEPT = 2000  # entries; the file's pages are used again and again
+KEPT = 800  # entries; the pages of the file are used again and again
 SLOTS = 200
 MAX_PAYLOAD_BYTES = 3000
 SCHEMA = """

@@ -13,7 +13,7 @@ from chaos.workloads.sqlite.database import Database
 __all__ = ["SqliteLoad"]
 
 WAIT_S = 0.1
-CHECK_EVERY_S = (0.5, 1.5)  # by the seed, between these
+CHECK_EVERY_S = (1.0, 3.0)  # by the seed, between these
 KILL_EVERY_S = (1.5, 5.0)
 SLOW_FACTOR = 10  # where a Python start alone takes a second
 
