@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import signal
 import time
-from pathlib import Path
 
 from chaos.faults.base import Landing, Need, Site
 from chaos.rig.counters import Counters
@@ -34,7 +33,7 @@ class WorkerStop:
             begun_ns = time.monotonic_ns()
             send(signal.SIGSTOP)
             try:
-                wait_until(lambda: _is_stopped(worker), site.patience_s, "the worker to be stopped")
+                wait_until(worker.is_stopped, site.patience_s, "the worker to be stopped")
                 stopped = site.device.journal.read()
                 time.sleep(pause_s)
                 still = site.device.journal.read()
@@ -97,12 +96,6 @@ def _worker(site: Site) -> Process:
     if process is None:
         raise RigError(f"the journal names worker {pid}, which is not running")
     return process
-
-
-def _is_stopped(process: Process) -> bool:
-    """Whether every thread of it is stopped: the signal is delivered to them one by one."""
-    tasks = Path("/proc", str(process.pid), "task").glob("*/stat")
-    return all(path.read_text().rpartition(")")[2].split()[0] == "T" for path in tasks)
 
 
 def _is_served_anew(now: Counters, before: Counters, begun_ns: int) -> bool:

@@ -21,6 +21,7 @@ from chaos.rig.process import Process
 __all__ = ["AllWorkersKill", "BothKill", "StandbyKill", "SupervisorKill", "WorkerKill"]
 
 SUPERVISED = frozenset({Need.SUPERVISED})
+CAUGHT_SHARE = 0.75  # the others are shot at on the run
 
 
 class WorkerKill:
@@ -29,7 +30,7 @@ class WorkerKill:
     needs = SUPERVISED
 
     def inflict(self, site: Site, chance: random.Random) -> Landing:
-        return _killed(site, Kind.WORKER)
+        return _killed(site, Kind.WORKER, chance)
 
 
 class BothKill:
@@ -38,16 +39,18 @@ class BothKill:
     needs = SUPERVISED
 
     def inflict(self, site: Site, chance: random.Random) -> Landing:
-        return _killed(site, Kind.BOTH)
+        return _killed(site, Kind.BOTH, chance)
 
 
-def _killed(site: Site, kind: Kind) -> Landing:
-    landed = _killer(site).kill(kind)
+def _killed(site: Site, kind: Kind, chance: random.Random) -> Landing:
+    is_caught = chance.random() < CAUGHT_SHARE
+    landed = _killer(site).kill(kind, is_caught=is_caught)
     return Landing(
         begun_ns=landed.killed_ns,
         served_ns=landed.served_ns,
         has_landed=landed.hit_in_flight,
-        evidence=f"successor found {landed.recovered} in flight, {landed.already_done} done",
+        evidence=f"{'stopped, then killed' if is_caught else 'killed'}: the successor found "
+        f"{landed.recovered} in flight, {landed.already_done} done",
         recovered=landed.recovered,
         already_done=landed.already_done,
         workers_killed=1,

@@ -20,6 +20,7 @@ from chaos.rig.process import Process
 
 __all__ = ["Killer", "Kind", "LandedKill", "Target", "aim"]
 
+STOPPING_S = 0.0001
 AIM_SHARE = 0.01  # of the patience: 0.6 s on a machine that is fast enough, more in the guest
 
 
@@ -99,8 +100,13 @@ class Killer:
         """
         self._wait_until(self._target.has_standby, self._patience_s, "a warm standby")
 
-    def kill(self, kind: Kind) -> LandedKill:
+    def kill(self, kind: Kind, *, is_caught: bool = False) -> LandedKill:
         """Kills, starts what systemd would start again, and waits until the device is served.
+
+        Args:
+            is_caught: the worker is stopped first, and let go on until it is caught with commands
+                in flight: one that is quick, or has little to do, is hardly ever hit otherwise. It
+                dies where it was stopped.
 
         Raises:
             RigError: a victim was not who it should be, or service did not come back.
@@ -114,6 +120,8 @@ class Killer:
                 victims.insert(0, stack.enter_context(self._target.supervisor().held()))
             before = aim(self._read, self._patience_s)
             killed_ns = time.monotonic_ns()
+            if is_caught:
+                before, killed_ns = self._catch(worker, victims[-1])
             if not all(send(signal.SIGKILL) for send in victims):
                 raise RigError(f"worker {worker.pid} or its supervisor was gone before the kill")
         if kind is Kind.BOTH:
@@ -131,6 +139,22 @@ class Killer:
             after.recovered - before.recovered,
             after.already_done - before.already_done,
         )
+
+    def _catch(
+        self, worker: Process, send: Callable[[signal.Signals], bool]
+    ) -> tuple[Counters, int]:
+        """Stops the worker with commands in flight; the counters, and when it was stopped."""
+        deadline = time.monotonic() + self._patience_s * AIM_SHARE
+        while True:
+            stopped_ns = time.monotonic_ns()
+            send(signal.SIGSTOP)
+            while not worker.is_stopped() and time.monotonic() < deadline:
+                time.sleep(STOPPING_S)  # no longer: its users wait
+            counters = self._read()
+            if counters.in_flight or time.monotonic() > deadline:
+                return counters, stopped_ns
+            send(signal.SIGCONT)
+            aim(self._read, self._patience_s)
 
     def _kill_supervisor(self) -> LandedKill:
         before = self._read()

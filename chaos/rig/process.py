@@ -33,6 +33,14 @@ class Process:
     def is_alive(self) -> bool:
         return identify(self.pid) == self.identity
 
+    def is_stopped(self) -> bool:
+        """Whether every thread of it is stopped or gone: they are, one after the other."""
+        tasks = Path("/proc", str(self.pid), "task").glob("*/stat")
+        try:
+            return all(path.read_text().rpartition(")")[2].split()[0] in "TZX" for path in tasks)
+        except (FileNotFoundError, ProcessLookupError):
+            return False  # a thread that has just ended; ask again
+
     def send(self, number: signal.Signals) -> bool:
         """Sends a signal to exactly this process; False when it was gone already."""
         with self.held() as send:

@@ -112,6 +112,27 @@ def test_worker_kill_hits_the_worker_alone_and_waits_for_service(
     assert kill.served_ns > kill.killed_ns
 
 
+def test_worker_that_is_to_be_caught_is_let_go_on_until_it_has_something_in_flight(
+    node: FakeNode,
+) -> None:
+    found_stopped: list[int] = []
+
+    def read() -> Counters:
+        counters = node.read()
+        if counters.owner_generation > 1:
+            return counters
+        worker = Process.of(counters.owner_pid)
+        if worker is None or not worker.is_stopped():
+            return replace(counters, in_flight=1)  # done before it could be stopped
+        found_stopped.append(counters.owner_pid)
+        return replace(counters, in_flight=0 if len(found_stopped) < 3 else 2)
+
+    kill = Killer(node, read, wait_until, PATIENCE_S).kill(Kind.WORKER, is_caught=True)
+    assert node.killed == ["worker -9"]
+    assert kill.hit_in_flight
+    assert len(found_stopped) >= 3
+
+
 def test_supervisor_kill_leaves_the_worker_alone(node: FakeNode, killer: Killer) -> None:
     before = node.read()
     kill = killer.kill(Kind.SUPERVISOR)
