@@ -9,10 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from chaos.campaign.block_stage import CACHE
 from chaos.campaign.outcome import CampaignOutcome
 from chaos.campaign.request import DEFAULT_KILLS, campaign_name, replay_command
 from chaos.campaign.store import load_outcomes, records_path
 from chaos.rig.problem import REPO, RigError, say
+from chaos.workloads import catalogue
+from chaos.workloads.ground import Runtime
 
 __all__ = ["run_away"]
 
@@ -30,11 +33,15 @@ def run_away(options: argparse.Namespace, outcome: CampaignOutcome) -> CampaignO
         outcome: what is returned, with the failure noted, when the guest brings nothing back.
 
     Raises:
+        RigError: what the workloads need can not be had.
         KeyboardInterrupt: interrupted; the guest is gone, and with it what it found.
     """
     json_path: Path = options.json.parent.absolute() / f"chaos-{campaign_name(options)}.json"
     for old in (json_path, records_path(json_path)):
         old.unlink(missing_ok=True)
+    # The guest has no network, and a question to apt would take it a minute.
+    names = [name for name in options.workloads.split(",") if name in catalogue.CATALOGUE]
+    catalogue.prepare(names, CACHE, Runtime(options.runtime))
     command = _guest_command(options, json_path)
     say(f"campaign {outcome.name}: in the guest (emulated, slow): {outcome.command}")
     process = subprocess.Popen(command, cwd=REPO, env={**os.environ, "PYTHONUNBUFFERED": "1"})

@@ -15,7 +15,7 @@ from chaos.rig.problem import REPO, RigError, say
 from chaos.workloads import catalogue
 from chaos.workloads.ground import Ground, Runtime
 
-__all__ = ["build_block_stage"]
+__all__ = ["CACHE", "build_block_stage"]
 
 CACHE = REPO / "build" / "chaos"
 
