@@ -17,7 +17,7 @@ ALLOWED = {
     "obdsup.worker": {"obdsup.format", "obdsup.state", "obdsup._native"},
     "obdsup.supervisor": {"obdsup.state"},
     "obdsup.cli": {"obdsup.format", "obdsup.state"},
-    "chaos": {"obdsup.state"},
+    "chaos": {"obdsup.state", "guest.dmesg"},  # the judge of the guest's kernel log
 }
 EVERYBODY = {"obdsup", "obdsup.errors"}  # the version and the errors
 
