@@ -1,7 +1,8 @@
 """What a new supervisor finds: living workers are adopted, the rest is taken over, in parallel.
 
 Who serves is not read from state.db: living workers are asked. A worker that lives but does not
-answer is killed, and proven dead, before its device is given to another.
+answer is killed, and proven dead, before its device is given to another. So is one that still
+carries out an order of the dead supervisor: where that ends, nobody would be told.
 """
 
 from __future__ import annotations
@@ -156,6 +157,10 @@ class Adoption:
         )
         served = [row for row in body.get("devices", []) if not row.get("failed")]
         lost = [row for row in body.get("devices", []) if row.get("failed")]
+        changing = [*body.get("changing", []), *_draining(served)]
+        if changing:
+            self._fence(one, f"carries out an order of an earlier supervisor for {changing[0]}")
+            return
         if not is_same or lost or len(served) > 1:
             self._fence(one, "is not what it must be" if not is_same else f"lost {lost or served}")
             return
@@ -234,3 +239,8 @@ class Adoption:
             self._database.later(tables.delete_worker(worker.id))
         for path in self._settings.workers_dir.glob("*.sock"):
             path.unlink(missing_ok=True)
+
+
+def _draining(rows: list[dict[str, object]]) -> list[object]:
+    """Of a release that does not tell what it is changing."""
+    return [row.get("name") for row in rows if row.get("state") == "draining"]

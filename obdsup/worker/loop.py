@@ -257,6 +257,7 @@ class Loop:
                     }
                 )
         warm = [d.name for d in self._devices.values() if d.state is State.WARM]
+        changing = [d.name for d in self._devices.values() if _is_changing(d)]
         body: dict[str, object] = {
             "pid": os.getpid(),
             "start_time": self._start_time_ticks,
@@ -265,6 +266,7 @@ class Loop:
             "protocol": PROTOCOL_VERSION,
             "devices": rows,
             "prewarmed": warm,
+            "changing": changing,
         }
         return body, fds
 
@@ -432,6 +434,13 @@ _EVENTS = {
     "serve": Event.SERVE_ASKED,
     "drain": Event.DRAIN_ASKED,
 }
+
+
+def _is_changing(device: Device) -> bool:
+    """An order to serve or to drain is being carried out, or waits for another job to end."""
+    if device.state in (State.ATTACHING, State.DRAINING):
+        return True
+    return any(request.op in ("serve", "drain") for _, request in device.waiting)
 
 
 def _raise(bug: Exception) -> None:

@@ -139,7 +139,7 @@ def test_hello_says_who_the_worker_is(start: Start) -> None:
     assert hello["pid"] == worker.pid
     assert hello["start_time"] == int(stat_fields[19])
     assert hello["protocol"] == 1
-    assert hello["devices"] == []
+    assert (hello["devices"], hello["changing"]) == ([], [])
 
 
 def test_prewarm_tells_size_and_whether_writable(
@@ -416,11 +416,13 @@ def test_requests_for_one_device_wait_for_each_other(
     with worker.connect() as stuck, worker.connect() as client, worker.connect() as third:
         stuck.send("prewarm", device="disk", image={"lowers": [str(slow)], "upper": None})
         client.send("serve", ring.fds, **serve_fields(ring, image, 1))
+        eventually(lambda: third.call("hello")["changing"] == ["disk"])  # it waits, and will come
         assert third.call("hello")["devices"] == []
         open_for_writing(slow)
         with pytest.raises(ObdError):
             unpack(stuck.receive().body)
         assert unpack(client.receive().body)["recovered"] == 0
+        assert third.call("hello")["changing"] == []
         assert ring.read(0, 8).status == 0
 
 

@@ -37,6 +37,7 @@ class FakeWorker:
         self.served: dict[str, dict[str, Any]] = {}
         self.folder = Path("/nonexistent")
         self.lock = threading.Lock()
+        self.changing: list[str] = []  # devices with a serve or drain under way
 
     def planted(self, what: str) -> bool:
         path = self.folder / what
@@ -48,6 +49,7 @@ class FakeWorker:
         if self.planted(f"crash-{op}"):
             os.kill(os.getpid(), 9)
         while self.planted(f"hang-{op}"):
+            (self.folder / f"hanging-{op}").touch()
             time.sleep(0.01)
         if self.planted(f"fail-{op}"):
             raise FormatError("/fake", 12, "good", "bad", field=f"planted failure of {op}")
@@ -60,8 +62,15 @@ class FakeWorker:
             body["image"] = {"lowers": named.lower_paths(), "upper": upper}
         if "image" in body and body["image"]["lowers"]:
             self.folder = Path(body["image"]["lowers"][0]).parent
-        self.misbehave(op)
-        return getattr(self, "op_" + op)(body, fds)  # type: ignore[no-any-return]
+        if op not in ("serve", "drain"):
+            self.misbehave(op)
+            return getattr(self, "op_" + op)(body, fds)  # type: ignore[no-any-return]
+        self.changing.append(body["device"])
+        try:
+            self.misbehave(op)
+            return getattr(self, "op_" + op)(body, fds)  # type: ignore[no-any-return]
+        finally:
+            self.changing.remove(body["device"])
 
     def op_hello(self, body: dict[str, Any], fds: list[int]) -> tuple[dict[str, Any], list[int]]:
         me = identify(os.getpid())
@@ -73,7 +82,7 @@ class FakeWorker:
             rows.append({"name": name, "generation": one["generation"], "ring": ring})
         return {
             "pid": me.pid, "start_time": me.start_time, "release": "fake", "protocol": 1,
-            "devices": rows,
+            "devices": rows, "changing": list(self.changing),
         }, out  # fmt: skip
 
     def op_prewarm(self, body: dict[str, Any], fds: list[int]) -> tuple[dict[str, Any], list[int]]:

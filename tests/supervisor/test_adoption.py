@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,46 @@ def test_a_worker_that_lives_but_does_not_answer_is_fenced(service: FakeService)
     service.online_with_other_worker("a", pid)
     assert not is_alive(pid)
     assert service.events("worker.fenced")
+
+
+def hand_over_until_it_ends(service: FakeService) -> None:
+    with contextlib.suppress(ObdError):  # its supervisor is killed meanwhile
+        service.client.call("device.handover", name="a")
+
+
+def test_a_worker_that_drains_for_a_dead_supervisor_is_fenced(service: FakeService) -> None:
+    """Adopted as the server it would let go later, and nobody would know: found by the model."""
+    service.create("a")
+    service.wait_for_standby()
+    pid = service.worker_pid("a")
+    folder = service.root / "img"
+    (folder / "hang-drain").touch()
+    handing_over = threading.Thread(target=hand_over_until_it_ends, args=(service,))
+    handing_over.start()
+    eventually((folder / "hanging-drain").exists)
+    service.kill()
+    handing_over.join()
+    service.start()
+    (folder / "hang-drain").unlink()
+    service.online_with_other_worker("a", pid)
+    assert not is_alive(pid)
+
+
+def test_a_worker_that_attaches_for_a_dead_supervisor_is_fenced(service: FakeService) -> None:
+    """Late, it could format the journal while the next supervisor resets the ring."""
+    service.create("a")
+    service.wait_for_standby()
+    (standby,) = [w for w in service.client.call("status")["workers"] if w["state"] == "standby"]
+    folder = service.root / "img"
+    (folder / "hang-serve").write_text(standby["id"])
+    lost = service.kill_worker("a")
+    eventually((folder / "hanging-serve").exists)
+    service.kill()
+    service.start()
+    assert service.online_with_other_worker("a", lost)["worker"]["pid"] != standby["pid"]
+    assert not is_alive(standby["pid"])
+    (fenced,) = service.events("worker.fenced")
+    assert "earlier supervisor" in str(fenced)
 
 
 def test_sigterm_leaves_workers_serving(service: FakeService) -> None:
