@@ -37,7 +37,8 @@ def main(arguments: list[str]) -> int:
     verdicts = []
     for bug in bugs:
         seed = bug.seed if options.seed is None else options.seed
-        verdict = _try_out(bug, seed, EVENTS_OF_A_CONTROL if options.none else EVENTS_OF_A_BUG)
+        event_cnt = max(EVENTS_OF_A_CONTROL, len(bug.events)) if options.none else EVENTS_OF_A_BUG
+        verdict = _try_out(bug, seed, event_cnt)
         verdicts.append(verdict)
         say(_line(verdict))
     is_good = all(verdict.is_as_wanted for verdict in verdicts)

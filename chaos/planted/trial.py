@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from chaos.planted.bugs import Bug
 from chaos.planted.generator import UNNAMED
 from chaos.planted.rig import PlantedRig
+from chaos.rig.failpoints import Action
 from chaos.rig.kills import Kind
 from chaos.rig.node import wait_until
 from chaos.rig.problem import RigError
@@ -23,7 +24,9 @@ SETTLE_S = 2.0
 STILL_S = 3.0
 PAUSE_S = (0.05, 0.4)
 # Passed once per take-over: armed before a kill, at the first pass.
-_RECOVERY = ("attach.", "recover.", "replay.", "format.")
+_RECOVERY = ("attach.", "recover.", "replay.")
+_RECOVERY_OF_UPPER = ("upper.lock", "upper.follow", "upper.pending", "upper.writing")
+_HAND_OVER = ("drain.", "detach.")
 _RARE = {"flush.": 4, "upper.": 60}  # count at most, by the start of the name
 _OFTEN = 400
 
@@ -189,13 +192,20 @@ class _Trial:
 
     def _die_at(self, point: str) -> None:
         self._rig.killer.wait_ready()
-        if point.startswith(_RECOVERY):
-            self._rig.points.arm(point)
+        if point.startswith(_HAND_OVER):
+            self._rig.points.arm(point, self._death())
+            self._hand_over()
+        elif point.startswith(_RECOVERY) or point in _RECOVERY_OF_UPPER:
+            self._rig.points.arm(point, self._death())
             self._kill(Kind.WORKER)
         else:
             limits = [limit for start, limit in _RARE.items() if point.startswith(start)]
-            self._rig.points.arm(point, count=self._chance.randint(1, *(limits or [_OFTEN])))
+            count = self._chance.randint(1, *(limits or [_OFTEN]))
+            self._rig.points.arm(point, self._death(), count=count)
         self._see_it_through()
+
+    def _death(self) -> Action:
+        return self._chance.choice((Action.SIGKILL, Action.SIGSEGV, Action.ABORT))
 
     def _see_it_through(self) -> None:
         """Waits for the hit, and for the first completion by a successor."""

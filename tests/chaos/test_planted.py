@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from chaos.planted.__main__ import main
-from chaos.planted.bugs import BUGS, CONTROLS, Bug, bug_named
+from chaos.planted.bugs import BUGS, CONTROLS, NOT_PASSED, Bug, bug_named
 from chaos.planted.power_cut import KIND, run_power_cuts
 from chaos.planted.trial import Verdict, run_trial
+from chaos.rig.failpoints import POINTS
 from chaos.rig.problem import RigError
 from tests.conftest import REPO
 
@@ -32,6 +33,13 @@ def test_what_bugs_are_planted_with_is_also_tried_alone() -> None:
     # without any lock and with one predecessor serving on, the generation is all there is
     assert {name for bug in BUGS for name in bug.with_} - alone == {"no_lock"}
     assert all(not control.name for control in CONTROLS)
+
+
+def test_control_dies_at_every_point_but_those_it_names() -> None:
+    control = next(control for control in CONTROLS if control.about == "deaths at every point")
+    assert set(control.events) == set(POINTS) - NOT_PASSED
+    assert set(POINTS) >= NOT_PASSED
+    assert len(control.events) >= 50
 
 
 def test_verdict_wants_bugs_caught_and_controls_clean() -> None:
