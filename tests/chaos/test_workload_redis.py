@@ -18,7 +18,7 @@ from chaos.workloads.base import Findings
 from chaos.workloads.ground import Ground, Runtime
 from chaos.workloads.mounted import MountedWorkload
 from tests.chaos.device_ground import device_ground
-from tests.chaos.loop_ground import CACHE
+from tests.chaos.loop_ground import CACHE, break_file_system
 from tests.conftest import eventually
 
 pytestmark = [
@@ -34,15 +34,20 @@ def ground() -> Iterator[Ground]:
 
 
 @pytest.fixture
-def workload(ground: Ground) -> Iterator[MountedWorkload]:
-    """Each test on the same device, with a database and a scratch folder of its own."""
+def fresh(ground: Ground) -> Ground:
+    """The same device for each test, with an empty database and an empty scratch folder."""
     shutil.rmtree(ground.scratch / "redis", ignore_errors=True)
     mount = Mount(str(ground.device), ground.mount)
     mount.mount()
     shutil.rmtree(ground.mount / "data")
     (ground.mount / "data").mkdir()
     mount.unmount()
-    workload = containers.redis(ground)
+    return ground
+
+
+@pytest.fixture
+def workload(fresh: Ground) -> Iterator[MountedWorkload]:
+    workload = containers.redis(fresh)
     try:
         workload.start()
         eventually(lambda: workload.operations() > 200, 60)
@@ -91,6 +96,20 @@ def test_damaged_append_only_file_is_found(
     assert getattr(findings, kind), findings
 
 
+def test_failing_calls_are_io_errors(fresh: Ground) -> None:
+    workload = containers.redis(fresh)
+    try:
+        workload.start()
+        break_file_system(fresh.mount)
+        eventually(lambda: (fresh.scratch / "redis/findings").stat().st_size, 60)
+        workload.stop()
+        findings = workload.verify()
+    finally:
+        workload.close()
+    assert findings.io_errors, findings
+    assert findings.container_restarts == 1  # redis gives up when its log can not be written
+
+
 def test_container_that_died_is_counted(workload: MountedWorkload) -> None:
     container = workload._container
     assert container
@@ -100,8 +119,8 @@ def test_container_that_died_is_counted(workload: MountedWorkload) -> None:
     assert workload.verify().container_restarts == 1
 
 
-def test_container_of_containerd_is_found_good_and_its_death_is_counted(ground: Ground) -> None:
-    workload = containers.redis(replace(ground, runtime=Runtime.CONTAINERD))
+def test_container_of_containerd_is_found_good_and_its_death_is_counted(fresh: Ground) -> None:
+    workload = containers.redis(replace(fresh, runtime=Runtime.CONTAINERD))
     container = workload._container
     assert container
     try:
@@ -119,7 +138,7 @@ def test_container_of_containerd_is_found_good_and_its_death_is_counted(ground: 
         assert container.restarts == 1
     finally:
         workload.close()
-    assert processes_naming(ground.scratch) == []
+    assert processes_naming(fresh.scratch) == []
 
 
 def test_container_that_can_not_start_is_an_error(ground: Ground) -> None:
