@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= /usr/bin/python3
 VENV := .venv/bin
-NATIVE := $(wildcard native/src/*.[ch] native/ringd/*.[ch]) native/obd.cdef.txt native/obd.csrc.c \
+NATIVE := $(wildcard $(addprefix native/,src/*.[ch] ringd/*.[ch] checker/*.[ch] sectors/*.[ch] faultfs/*.[ch])) native/obd.cdef.txt native/obd.csrc.c \
           native/obd_build.py native/Makefile setup.py
 
 help:
