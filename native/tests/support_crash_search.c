@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "support_crash_met.h"
 #include "support_crash_reorder.h"
 #include "support_image_files.h"
 
@@ -38,47 +39,14 @@ static struct frame *frames[MAX_DEPTH];
 static struct frame *current;
 static bool takes_deaths;
 static struct crash_search *search;
-
-/* ---- states met ---- */
-
-struct met {
-	struct crash_key key;
-	double orders;
-};
-
-static struct met *met;
-static uint64_t met_size;
-
-static struct met *find(struct met *table, uint64_t size, struct crash_key key)
-{
-	uint64_t at = key.low & (size - 1);
-
-	while ((table[at].key.low | table[at].key.high) &&
-	       (table[at].key.low != key.low || table[at].key.high != key.high))
-		at = (at + 1) & (size - 1);
-	return &table[at];
-}
-
-static void grow(void)
-{
-	uint64_t size = met_size ? 2 * met_size : 1u << 16;
-	struct met *table = calloc(size, sizeof(*table));
-
-	REQUIRE(table);
-	for (uint64_t i = 0; i < met_size; i++)
-		if (met[i].key.low | met[i].key.high)
-			*find(table, size, met[i].key) = met[i];
-	free(met);
-	met = table;
-	met_size = size;
-}
+static struct crash_met_table met;
 
 /* Was it met before? Then *orders grows by what follows from it. */
 static bool is_met(const struct crash_state *state, uint32_t crashes_left, double *orders)
 {
-	const struct met *entry = find(met, met_size, crash_state_key(state, crashes_left));
+	const struct crash_met *entry = crash_met_find(&met, crash_state_key(state, crashes_left));
 
-	if (!(entry->key.low | entry->key.high))
+	if (!entry->is_used)
 		return false;
 	*orders += entry->orders;
 	return true;
@@ -409,7 +377,7 @@ static double explore(uint32_t depth, uint32_t crashes_left)
 {
 	struct frame *frame;
 	struct crash_key key;
-	struct met *entry;
+	struct crash_met *entry;
 	double orders = 0;
 	bool has_moved = false;
 
@@ -420,12 +388,11 @@ static double explore(uint32_t depth, uint32_t crashes_left)
 	REQUIRE(frame);
 	crash_state_save(&frame->before);
 	key = crash_state_key(&frame->before, crashes_left);
-	entry = find(met, met_size, key);
-	if (entry->key.low | entry->key.high)
+	entry = crash_met_find(&met, key);
+	if (entry->is_used)
 		return entry->orders;
-	entry->key = key;
-	if (++search->states > met_size / 2)
-		grow();
+	crash_met_add(&met, entry, key);
+	search->states++;
 	if (depth > search->longest)
 		search->longest = depth;
 	for (enum step step = QUEUE; step < DIE; step++)
@@ -454,17 +421,14 @@ static double explore(uint32_t depth, uint32_t crashes_left)
 		judge_end();
 		orders += 1;
 	}
-	find(met, met_size, key)->orders = orders;
+	crash_met_find(&met, key)->orders = orders;
 	return orders;
 }
 
 bool crash_search_run(struct crash_search *of)
 {
 	search = of;
-	free(met);
-	met = NULL;
-	met_size = 0;
-	grow();
+	crash_met_clear(&met);
 	if (setjmp(crash_world.escape)) {
 		crash_hook = NULL;
 		fprintf(stderr, "    %s, after:\n", crash_world.violation);
