@@ -15,7 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,7 +153,7 @@ def _run(argv: list[str], work: Path) -> str:
 def _build(model: str, defines: str, ltl: str, work: Path, *extra: str) -> None:
     source = HERE / f"{model}.pml"
     _run(["spin", *_flags(defines), "-a", str(source)], work)
-    kind = ["-DNFAIR=2"] if ltl else ["-DSAFETY", "-DNOCLAIM"]
+    kind = ["-DNFAIR=3"] if ltl else ["-DSAFETY", "-DNOCLAIM"]
     options = [*kind, "-DCOLLAPSE", "-DMEMLIM=16000", *extra]
     _run(["gcc", "-O2", "-w", *options, "pan.c", "-o", "pan"], work)
 
@@ -217,17 +217,16 @@ def _replayed(variant: Variant, *how: str) -> str:
         return _run(argv, Path(work))
 
 
-def _in_folder(function: object, item: object) -> object:
+def _search_apart(size: Size) -> Result:
     with tempfile.TemporaryDirectory() as work:
-        return function(item, Path(work))  # type: ignore[operator]
+        return search(size, Path(work))
 
 
-def search_all(sizes: Iterable[Size], jobs: int = 2) -> list[tuple[Size, Result]]:
-    """All searches, ``jobs`` at a time, in the order given."""
+def search_all(sizes: Iterable[Size], jobs: int = 2) -> Iterator[tuple[Size, Result]]:
+    """All searches, ``jobs`` at a time; given out in their order, as they end."""
     chosen = list(sizes)
     with ThreadPoolExecutor(jobs) as pool:
-        results = pool.map(lambda size: _in_folder(search, size), chosen)
-        return list(zip(chosen, results, strict=True))  # type: ignore[arg-type]
+        yield from zip(chosen, pool.map(_search_apart, chosen), strict=True)
 
 
 def _print_sizes(sizes: Iterable[Size], jobs: int) -> int:
@@ -235,7 +234,7 @@ def _print_sizes(sizes: Iterable[Size], jobs: int) -> int:
     print(f"{'search':<36}{'states':>12}{'MiB':>8}{'s':>8}")
     for size, result in search_all(sizes, jobs):
         print(f"{size.name:<36}{result.states:>12,}{result.memory_mib:>8.0f}"
-              f"{result.elapsed_s:>8.1f}  {result.error or 'holds'}")  # fmt: skip
+              f"{result.elapsed_s:>8.1f}  {result.error or 'holds'}", flush=True)  # fmt: skip
         wrong += bool(result.error)
     return wrong
 
