@@ -27,6 +27,7 @@ from obdsup.errors import ObdError
 __all__ = ["Campaign", "Watcher", "run_campaign"]
 
 SETTLE_S = 1.0  # slices of the last fault are written by then
+PAUSE_SHARE = 1 / 3000  # of the patience: 20 ms between two questions, 100 ms in the guest
 KERNEL_LOG_EVERY = 20  # faults
 MOST_REPEATS = 10  # of a kind that has not landed
 
@@ -157,7 +158,8 @@ class _Course:
     def _wait_ready(self) -> None:
         """A fault that strikes before a standby is warm would test the start of one."""
         patience_s = self._campaign.stage.patience_s
-        wait_until(self._stage.node.has_standby, patience_s, "a warm standby")
+        longest_pause_s = patience_s * PAUSE_SHARE
+        wait_until(self._stage.node.has_standby, patience_s, "a warm standby", longest_pause_s)
 
     def _inflict(self, planned: PlannedFault) -> FaultOutcome:
         load = self._stage.loads[planned.device % len(self._stage.loads)]

@@ -29,7 +29,12 @@ FIRST_PAUSE_S = 0.005
 LONGEST_PAUSE_S = 0.1
 
 
-def wait_until(predicate: Callable[[], bool], timeout_s: float, what: str) -> None:
+def wait_until(
+    predicate: Callable[[], bool],
+    timeout_s: float,
+    what: str,
+    longest_pause_s: float = LONGEST_PAUSE_S,
+) -> None:
     """Waits until it is true.
 
     Raises:
@@ -41,7 +46,7 @@ def wait_until(predicate: Callable[[], bool], timeout_s: float, what: str) -> No
         if time.monotonic() > deadline:
             raise RigError(f"{what}: not within {timeout_s:.0f} s")
         time.sleep(pause_s)  # grows: asking all the time would slow down what is waited for
-        pause_s = min(pause_s * 1.5, LONGEST_PAUSE_S)
+        pause_s = min(pause_s * 1.5, longest_pause_s)
 
 
 class Node:
