@@ -17,7 +17,7 @@ from chaos.planted.power_cut import run_power_cuts
 from chaos.planted.trial import Verdict, run_trial
 from chaos.rig.problem import REPO, RigError, say
 
-EVENTS_OF_A_BUG = 20
+EVENTS_OF_A_BUG = 40
 EVENTS_OF_A_CONTROL = 26
 EXIT_USAGE = 2
 _COLUMNS = "{:34} {:>5} {:>6} {:>5} {:>9} {:>8}  {}"
