@@ -124,7 +124,8 @@ class Examination:
         return self.findings
 
     def _examine(self, replay: Replay, point: CrashPoint, *, is_started: bool) -> None:
-        disk = self._scratch / "disk"
+        # a new file each time: a loop device that is still being detached would be used again
+        disk = self._scratch / f"disk-{self.findings.points.total()}"
         marks = replay.make(point, disk)
         acknowledged = Acknowledged.from_marks(marks, self._ledger)
         where = f"{point.kind.value} {point.entry_cnt}"
@@ -141,6 +142,7 @@ class Examination:
                 found.state += [f"{where}: {line}" for line in wrong]
                 found.supervisor_starts += 1
         self._check_file_system(disk, where)
+        disk.unlink()
 
     def _check_layers(self, layers: Path, acknowledged: Acknowledged, where: str) -> None:
         found = self.findings
@@ -174,12 +176,17 @@ class Examination:
 @contextlib.contextmanager
 def _mounted(disk: Path, folder: Path, kind: str) -> Iterator[Path]:
     folder.mkdir(exist_ok=True)
-    options = "loop,noatime" + (",nouuid" if kind == "xfs" else "")
-    run(["mount", "-t", kind, "-o", options, str(disk), str(folder)], what=f"mount a cut {kind}")
+    options = "noatime,nouuid" if kind == "xfs" else "noatime"
+    device = run(["losetup", "--find", "--show", str(disk)], what="loop device for a cut disk")
+    device = device.strip()
     try:
-        yield folder
+        run(["mount", "-t", kind, "-o", options, device, str(folder)], what=f"mount a cut {kind}")
+        try:
+            yield folder
+        finally:
+            run(["umount", str(folder)], what=f"unmount a cut {kind}")
     finally:
-        run(["umount", str(folder)], what=f"unmount a cut {kind}")
+        run(["losetup", "--detach", device], what="detach a cut disk")
 
 
 def _flush_cnt(entries: list[Entry]) -> int:
