@@ -117,6 +117,26 @@ def test_database_that_forgot_a_transaction_is_noticed_by_the_next_writer(
     assert '"lost"' in (tmp_path / "findings").read_text()
 
 
+@pytest.mark.integration
+@pytest.mark.parametrize("mode", MODES)
+def test_database_is_read_while_its_writer_has_it_open(
+    tmp_path: Path, recorder: Recorder, mode: str
+) -> None:
+    database = Database(tmp_path / "x.db", mode, "salt", 0.0, recorder)
+    database.start_writer()
+    while database.acknowledged < 20:
+        database.take_words()
+    database.check_beside_writer()
+    newest = database.acknowledged
+    while database.acknowledged <= newest:  # it goes on
+        database.take_words()
+    assert not recorder.finding_cnt
+    database._content = Content("another salt")
+    database.check_beside_writer()
+    database.kill_writer()
+    assert '"corrupt"' in (tmp_path / "findings").read_text()
+
+
 def _changed(statement: str) -> Callable[[sqlite3.Connection], object]:
     return lambda connection: connection.execute(statement)
 

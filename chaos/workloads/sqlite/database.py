@@ -43,6 +43,7 @@ class Database:
         self._recorder = recorder
         self._writer: subprocess.Popen[bytes] | None = None
         self._read = b""
+        self._is_paused = False
 
     def fileno(self) -> int:
         """For a selector: readable when the writer said something."""
@@ -65,6 +66,7 @@ class Database:
             cwd=REPO,
         )
         self._read = b""
+        self._is_paused = False
 
     def take_words(self) -> None:
         """Notes what the writer said; to be called when ``fileno`` is readable.
@@ -83,6 +85,8 @@ class Database:
             elif word == "done":
                 self.acknowledged, begun_ns, ended_ns = map(int, rest.split())
                 self._recorder.operation(begun_ns, ended_ns)
+            elif word == "paused":
+                self._is_paused = True
             elif word == "failed":
                 failure = rest
         if not data or failure:
@@ -132,17 +136,35 @@ class Database:
         self._judge(copy, "copy after SIGKILL")
 
     def check_beside_writer(self) -> None:
-        """Reads the whole database while the writer goes on.
+        """Reads the whole database while its writer has it open.
+
+        With a rollback journal the writer waits meanwhile: it holds its lock nearly all the time,
+        and a reader that asks for it now and then would hardly ever get it.
 
         Raises:
-            OSError: it can not be read.
+            OSError: it can not be read, or the writer ended.
         """
+        if self._mode != "WAL":
+            self._tell_writer("pause")
+            while not self._is_paused:
+                self.take_words()
         floor = self.acknowledged
-        with self._connected(self._path) as connection:
-            connection.execute("BEGIN")
-            # What the writer said meanwhile is still in the pipe: the reader may be ahead of it.
-            for kind, line in self._content.differences(connection, floor, sys.maxsize):
-                self._found(kind, line)
+        try:
+            with self._connected(self._path) as connection:
+                connection.execute("BEGIN")
+                # What a writer said meanwhile is still in the pipe: it may be ahead of the floor.
+                for kind, line in self._content.differences(connection, floor, sys.maxsize):
+                    self._found(kind, line)
+        finally:
+            if self._is_paused:
+                self._is_paused = False
+                self._tell_writer("go")
+
+    def _tell_writer(self, word: str) -> None:
+        assert self._writer
+        assert self._writer.stdin
+        self._writer.stdin.write(f"{word}\n".encode())
+        self._writer.stdin.flush()
 
     def verify(self) -> None:
         """Everything: integrity, and the prefix that was committed.
@@ -185,7 +207,8 @@ class Database:
         if writer:
             assert writer.stdin
             assert writer.stdout
-            writer.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # an order that it did not live to read
+                writer.stdin.close()
             writer.stdout.close()
             writer.wait(END_TIMEOUT_S)
 

@@ -1,8 +1,8 @@
 """The process that writes one database, and is killed: ``python -m … PATH MODE SALT PAUSE_S``.
 
 Before each transaction it prints ``begin N``, after it ``done N BEGUN_NS ENDED_NS``. It goes on
-where the database ends, whatever a killed predecessor left: SQLite's own recovery decides. It ends
-at the end of its input.
+where the database ends, whatever a killed predecessor left: SQLite's own recovery decides. The line
+``pause`` makes it print ``paused`` and wait for another line; it ends at the end of its input.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def write(path: Path, mode: str, content: Content, pause_s: float) -> None:
     if is_new:
         connection.executescript(f"BEGIN;{SCHEMA}COMMIT;")
     number = int(connection.execute("SELECT n FROM counter").fetchone()[0])
-    while not select.select([sys.stdin], [], [], pause_s)[0]:
+    while _may_go_on(pause_s):
         number += 1
         print(f"begin {number}", flush=True)
         begun_ns = time.monotonic_ns()
@@ -56,6 +56,15 @@ def write(path: Path, mode: str, content: Content, pause_s: float) -> None:
         connection.execute("COMMIT")
         print(f"done {number} {begun_ns} {time.monotonic_ns()}", flush=True)
     connection.close()
+
+
+def _may_go_on(pause_s: float) -> bool:
+    if not select.select([sys.stdin], [], [], pause_s)[0]:
+        return True
+    if not sys.stdin.readline():
+        return False
+    print("paused", flush=True)
+    return bool(sys.stdin.readline())
 
 
 if __name__ == "__main__":
