@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from rich.console import Console
 from chaos import report
 from chaos.campaign.away import run_away
 from chaos.campaign.here import new_outcome, run_here
+from chaos.campaign.interruption import Interruption
 from chaos.campaign.inventory import print_inventory, usable
 from chaos.campaign.outcome import CampaignOutcome
 from chaos.campaign.request import DEFAULT_JSON, add_run_options, chosen_seed
@@ -27,6 +27,7 @@ from chaos.rig.problem import RigError, say
 
 __all__ = ["main"]
 
+INTERRUPTION = Interruption()
 EXIT_FINDINGS = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -45,8 +46,7 @@ EPILOG = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupted)
+    INTERRUPTION.install()
     options = _parser().parse_args(sys.argv[1:] if arguments is None else arguments)
     try:
         return int(options.act(options))
@@ -79,7 +79,7 @@ def _carry_out(options: argparse.Namespace, outcomes: list[CampaignOutcome]) -> 
         outcomes[-1] = run_away(options, outcome)
         return
     try:
-        run_here(options, outcome)
+        run_here(options, outcome, INTERRUPTION)
     except ValueError:  # nothing was run: nothing to report
         outcomes.pop()
         raise
@@ -121,17 +121,6 @@ def _write(outcomes: Sequence[CampaignOutcome], options: argparse.Namespace) -> 
         pages = report.write(outcomes, json_path.parent / json_path.stem)
         say(f"written: {pages[0]}")
     return EXIT_FINDINGS if any(outcome.problems() for outcome in outcomes) else 0
-
-
-_interruptions = 0
-
-
-def _interrupted(_number: int, _frame: object) -> None:
-    # The first ends the faults, the second the verification; the taking down is not broken off.
-    global _interruptions
-    _interruptions += 1
-    if _interruptions <= 2:
-        raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:

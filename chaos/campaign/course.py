@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from chaos.campaign.interruption import Interruption
 from chaos.campaign.kernel_watch import KernelWatch
 from chaos.campaign.outcome import CampaignOutcome, FaultOutcome, WorkloadOutcome
 from chaos.campaign.plan import PlannedFault
@@ -46,6 +47,7 @@ class Campaign:
     seconds: float | None
     faults: dict[str, Fault]
     is_guest: bool
+    interruption: Interruption
 
 
 class Watcher(Protocol):
@@ -63,20 +65,30 @@ def run_campaign(campaign: Campaign, outcome: CampaignOutcome, watcher: Watcher)
         KeyboardInterrupt: it was interrupted; everything is taken down and ``outcome`` written.
     """
     is_interrupted = False
+    campaign.interruption.allow()
+    stack = ExitStack()
     try:
-        with ExitStack() as stack:
-            stage = campaign.build(campaign.stage, stack)
-            try:
-                _Course(campaign, stage, outcome, watcher, stack).run()
-            except KeyboardInterrupt:
-                is_interrupted = True
+        stage = campaign.build(campaign.stage, stack)
+        _Course(campaign, stage, outcome, watcher, stack).run()
+    except KeyboardInterrupt:
+        is_interrupted = True
     except (RigError, ObdError, OSError) as error:
         outcome.failure = outcome.failure or str(error)
     finally:
         outcome.ended_ns = outcome.ended_ns or time.monotonic_ns()
+        with campaign.interruption.put_off():
+            _take_down(stack, outcome)
     if is_interrupted:
         outcome.failure = outcome.failure or "interrupted"
         raise KeyboardInterrupt
+    campaign.interruption.raise_if_kept()
+
+
+def _take_down(stack: ExitStack, outcome: CampaignOutcome) -> None:
+    try:
+        stack.close()
+    except (RigError, ObdError, OSError) as error:
+        outcome.failure = outcome.failure or str(error)
 
 
 class _Course:
@@ -112,6 +124,7 @@ class _Course:
         except KeyboardInterrupt:
             is_interrupted = True
             say("interrupted: what was done is verified; once more to leave that out")
+            self._campaign.interruption.allow()
         except (RigError, ObdError, OSError) as error:
             self._outcome.failure = str(error)
         finally:

@@ -11,6 +11,7 @@ from chaos.campaign.block_stage import build_block_stage
 from chaos.campaign.course import Campaign, run_campaign
 from chaos.campaign.external import ExternalKill, build_external_stage
 from chaos.campaign.installation import is_guest, offered
+from chaos.campaign.interruption import Interruption
 from chaos.campaign.outcome import CampaignOutcome
 from chaos.campaign.plan import FaultShare, PlannedFault, endless_plan, make_plan
 from chaos.campaign.request import DEFAULT_KILLS, campaign_name, replay_command
@@ -31,7 +32,9 @@ STAGES: dict[str, StageBuilder] = {
 STANDBYS = {"load": 4, "fuse": 2, "tcmu": 3}
 
 
-def run_here(options: argparse.Namespace, outcome: CampaignOutcome) -> None:
+def run_here(
+    options: argparse.Namespace, outcome: CampaignOutcome, interruption: Interruption
+) -> None:
     """Runs the campaign that the options ask for; the seed must be chosen.
 
     Raises:
@@ -58,6 +61,7 @@ def run_here(options: argparse.Namespace, outcome: CampaignOutcome) -> None:
         seconds=options.seconds,
         faults={entry.fault.kind: entry.fault for entry in chosen},
         is_guest=is_guest(),
+        interruption=interruption,
     )
     with View() as view:
         run_campaign(campaign, outcome, view)

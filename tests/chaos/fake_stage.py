@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chaos.campaign.course import Campaign
+from chaos.campaign.interruption import Interruption
 from chaos.campaign.outcome import FaultOutcome
 from chaos.campaign.plan import PlannedFault
 from chaos.campaign.stage import LoadedDevice, Stage, StageOptions
@@ -125,6 +126,7 @@ class FakeStage:
     def __init__(self, folder: Path, *workloads: FakeWorkload) -> None:
         self.workloads = workloads
         self.is_up = False
+        self.interruption = Interruption()
         self._folder = folder
 
     def __call__(self, options: StageOptions, stack: ExitStack) -> Stage:
@@ -141,6 +143,7 @@ class FakeStage:
         return Campaign(
             build=self, stage=options, plan=plan, planned_cnt=0, seconds=None,
             faults={fault.kind: fault for fault in faults}, is_guest=False,
+            interruption=self.interruption,
         )  # fmt: skip
 
     def _take_down(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -124,6 +126,53 @@ def test_interruption_keeps_and_verifies_what_was_done(tmp_path: Path) -> None:
     assert found.findings.lost == ["sector 5"]
     assert "interrupted" in found.problems()
     assert workload.done == ["start", "stop", "verify", "close"]
+    assert not stage.is_up
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signals")
+def test_second_interruption_leaves_out_the_verification_and_the_taking_down_is_whole(
+    tmp_path: Path,
+) -> None:
+    class Interrupting(FakeWorkload):
+        def verify(self) -> Findings:
+            signal.raise_signal(signal.SIGINT)
+            return super().verify()
+
+        def close(self) -> None:
+            signal.raise_signal(signal.SIGINT)  # once more: has to wait
+            super().close()
+
+    fault = FakeFault(act=lambda _site, _chance: signal.raise_signal(signal.SIGINT))
+    workload, found = Interrupting(), outcome()
+    stage = FakeStage(tmp_path, workload)
+    stage.interruption.install()
+    with pytest.raises(KeyboardInterrupt):
+        run_campaign(stage.campaign(plan(), fault), found, FakeWatcher())
+    assert workload.done == ["start", "stop", "close"]
+    assert not stage.is_up
+    assert "interrupted" in found.problems()
+
+
+@pytest.mark.usefixtures("signals")
+def test_interruption_while_the_stage_is_put_up_takes_it_down(tmp_path: Path) -> None:
+    class Interrupting(FakeWorkload):
+        def start(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    workload, found = Interrupting(), outcome()
+    stage = FakeStage(tmp_path, workload)
+    stage.interruption.install()
+    with pytest.raises(KeyboardInterrupt):
+        run_campaign(stage.campaign(plan(), FakeFault()), found, FakeWatcher())
+    assert workload.done == ["close"]
     assert not stage.is_up
 
 
