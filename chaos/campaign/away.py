@@ -22,7 +22,7 @@ __all__ = ["run_away"]
 MEMORY = "3G"
 BOOT_AND_CHECK_S = 1500  # emulation is slow, on a machine that does other things slower still
 PER_KILL_S = 30
-PAUSE_S = 0.02  # between a client's operations, unless asked for otherwise
+PAUSE_S = 0.1  # between a client's operations, unless asked for otherwise
 PATIENCE_S = 300.0
 
 
