@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -19,7 +20,7 @@ from chaos.rig.problem import REPO, RigError, run, say
 
 __all__ = ["main"]
 
-_RECORD_S = 900
+_RECORD_S = 1800
 _MEMORY = "3G"
 _PROGRAM = "build/power/prog_upper"
 
@@ -81,10 +82,14 @@ def _record(options: argparse.Namespace, names: list[str], folder: Path) -> None
         inside += ["--planted", options.planted]
     command = [sys.executable, "-m", "guest", "run", "--kernel", options.kernel]
     command += ["--memory", _MEMORY, "--timeout", str(_RECORD_S), "--result", str(folder)]
-    for line in run(
-        [*command, "--", *inside], what="record in the guest", cwd=REPO, timeout_s=_RECORD_S + 120
-    ).splitlines():
-        say(f"  {line}")
+    guest = subprocess.Popen([*command, "--", *inside], cwd=REPO)  # its lines come as they are said
+    try:
+        status = guest.wait()
+    except KeyboardInterrupt:
+        guest.wait()  # it got the same Ctrl-C and ends its QEMU
+        raise
+    if status:
+        raise RigError(f"the recording in the guest ended with {status}")
 
 
 def _examine(
