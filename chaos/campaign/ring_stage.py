@@ -21,12 +21,13 @@ __all__ = ["build_ring_stage"]
 LOWEST_PRIORITY = 19
 SIZE_BYTES = 64 * 1024 * 1024
 # Unlike each other: many small commands, large ones, mostly writes, flushes. Limited, so that there
-# is time for the next standby to start, and so that the index it reads stays short.
+# is time for the next standby to start, and so that the index it reads stays short; in bursts long
+# enough for a kill to meet one.
 LOADS = (
-    "--iops 1000 --qd 16 --read-percent 70 --max-sectors 16 --flush-percent 0 --discard-percent 2",
-    "--iops 500 --qd 8 --read-percent 60 --max-sectors 128 --flush-percent 0 --discard-percent 4",
-    "--iops 1000 --qd 32 --read-percent 30 --max-sectors 8 --flush-percent 0 --discard-percent 1",
-    "--iops 500 --qd 8 --read-percent 70 --max-sectors 32 --flush-percent 1 --discard-percent 2",
+    "--iops 2000 --qd 64 --read-percent 80 --max-sectors 32 --flush-percent 0 --discard-percent 2",
+    "--iops 1000 --qd 32 --read-percent 70 --max-sectors 256 --flush-percent 0 --discard-percent 4",
+    "--iops 2000 --qd 64 --read-percent 60 --max-sectors 8 --flush-percent 0 --discard-percent 1",
+    "--iops 500 --qd 16 --read-percent 70 --max-sectors 32 --flush-percent 3 --discard-percent 2",
 )
 DEFAULT_DEVICES = len(LOADS)
 

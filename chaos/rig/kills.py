@@ -21,6 +21,7 @@ from chaos.rig.process import Process
 __all__ = ["Killer", "Kind", "LandedKill", "Target", "aim"]
 
 STOPPING_S = 0.0001
+LOOK_AGAIN_S = 0.0001  # commands are in flight for longer; looking all the time takes a processor
 AIM_SHARE = 0.01  # of the patience: 0.6 s on a machine that is fast enough, more in the guest
 
 
@@ -67,6 +68,7 @@ def aim(read: Callable[[], Counters], patience_s: float) -> Counters:
     deadline = time.monotonic() + patience_s * AIM_SHARE
     counters = read()
     while not counters.in_flight and time.monotonic() < deadline:
+        time.sleep(LOOK_AGAIN_S)
         counters = read()
     return counters
 
