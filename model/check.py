@@ -73,13 +73,13 @@ SMALL = (
          "CHECK COARSE NDEATH=0 NSUPER=1 NHAND=0 NFOREIGN=1"),
     Size("writable layer, 2 deaths", "upper", "NDEATH=2"),
     *(Size(f"ltl {name}", "ring", f"GHOSTS COARSE NDEATH=1 {_ALONE}", name)
-      for name in ("i1", "i2", "i3", "i4")),
-    # The first death leaves something to recover, the second comes while it is recovered.
-    Size("ltl i5, 2 deaths", "ring", f"GHOSTS COARSE NDEATH=2 {_ALONE}", "i5"),
+      for name in ("i1", "i2", "i3", "i4", "i5")),
     Size("ltl i6", "ring", f"GHOSTS COARSE NDEATH=0 NFOREIGN=1 {_ALONE}", "i6"),
     Size("ltl kept", "upper", "NDEATH=1", "kept"),
 )  # fmt: skip
 LARGE = (
+    # The first death leaves something to recover, the second comes while it is recovered.
+    Size("ltl i5, 2 deaths", "ring", f"GHOSTS COARSE NDEATH=2 {_ALONE}", "i5"),
     Size("supervisor and worker die", "ring", "CHECK COARSE NDEATH=1 NSUPER=1 NHAND=0"),
     Size("ring, every store, 2 deaths", "ring", f"CHECK NDEATH=2 {_ALONE}"),
     Size("both die, hand-over", "ring", "CHECK COARSE NDEATH=1 NSUPER=1 NHAND=1"),
