@@ -1,6 +1,6 @@
 """Searches the models with Spin: every reachable state of the protocol, and of known-bad ones.
 
-    model/check.py small      what `make check` runs: every property, about a minute on two cores
+    model/check.py small      what `make check` runs: every property, 70 s of CPU
     model/check.py large      deeper, by hand: minutes, and some GiB
     model/check.py variants   refutes each known-bad variant by a search of its own
     model/check.py trails     the same, and stores the trails (after every change of a model)

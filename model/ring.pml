@@ -708,17 +708,19 @@ inline hello(x)
 }
 
 /* adoption.py: who serves is asked of those who live. */
+/* A worker reads what the dead supervisor sent before it reads hello: both wait in its sockets. */
+#define answers(x)  (dead[x] || dying[x] || !to[x]?[DRAIN, _, _])
+#define may_hang(x) (deaths < NDEATH && !dead[x] && !dying[x])
 inline adopt()
 {
 	if
 	:: atomic {
-		(dead[0] || dying[0] || !to[0]?[DRAIN, _, _]) &&
-		(dead[1] || dying[1] || !to[1]?[DRAIN, _, _]) ->
+		answers(0) && answers(1) ->
 		hello(0);
 		hello(1)
 	   }
-	:: atomic { deaths < NDEATH && !dead[0] && !dying[0] -> deaths++; dying[0] = true; hello(1) }
-	:: atomic { deaths < NDEATH && !dead[1] && !dying[1] -> deaths++; dying[1] = true; hello(0) }
+	:: atomic { answers(1) && may_hang(0) -> deaths++; dying[0] = true; hello(1) }
+	:: atomic { answers(0) && may_hang(1) -> deaths++; dying[1] = true; hello(0) }
 	fi
 }
 
