@@ -221,11 +221,12 @@ def test_daemon_of_somebody_else_is_killed_on_the_same_schedule(
 
 
 @pytest.mark.host
-def test_workers_die_under_block_devices_and_nothing_is_lost(
+def test_workers_die_under_block_devices_and_a_container_and_nothing_is_lost(
     runs: list[CampaignRun], tmp_path: Path
 ) -> None:
-    run = start(runs, tmp_path, "run", "--provider", "fuse", "--workloads", "fio", "--kills", "12",
-                "--seed", "4", "--faults", "worker-kill,both-kill,supervisor-kill")  # fmt: skip
+    run = start(runs, tmp_path, "run", "--provider", "fuse", "--workloads", "sectors,redis",
+                "--kills", "12", "--seed", "4",
+                "--faults", "worker-kill,both-kill,supervisor-kill")  # fmt: skip
     assert run.finish() == 0, run.output()
     result = run.result()
     assert_zeros(result)
