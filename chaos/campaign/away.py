@@ -9,10 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from chaos.campaign.block_stage import CACHE
 from chaos.campaign.outcome import CampaignOutcome
 from chaos.campaign.request import DEFAULT_KILLS, campaign_name, replay_command
 from chaos.campaign.store import load_outcomes, records_path
+from chaos.rig.image import CACHE
 from chaos.rig.problem import REPO, RigError, say
 from chaos.workloads import catalogue
 from chaos.workloads.ground import Runtime

@@ -11,13 +11,12 @@ from chaos.campaign.installation import Installation
 from chaos.campaign.stage import LoadedDevice, Stage, StageOptions
 from chaos.faults.base import TargetDevice
 from chaos.rig.counters import DeviceJournal
-from chaos.rig.problem import REPO, RigError, say
+from chaos.rig.image import CACHE
+from chaos.rig.problem import RigError, say
 from chaos.workloads import catalogue
 from chaos.workloads.ground import Ground, Runtime
 
-__all__ = ["CACHE", "build_block_stage"]
-
-CACHE = REPO / "build" / "chaos"
+__all__ = ["build_block_stage"]
 
 
 def build_block_stage(options: StageOptions, stack: ExitStack) -> Stage:

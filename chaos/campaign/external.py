@@ -19,8 +19,9 @@ from pathlib import Path
 from chaos.campaign.stage import ExternalCommands, LoadedDevice, Stage, StageOptions
 from chaos.faults.base import Landing, Need, Site, TargetDevice
 from chaos.rig.counters import DeviceJournal
+from chaos.rig.image import CACHE
 from chaos.rig.node import Node, wait_until
-from chaos.rig.problem import REPO, RigError, run
+from chaos.rig.problem import RigError, run
 from chaos.workloads import catalogue
 from chaos.workloads.ground import Ground, Runtime
 
@@ -30,7 +31,6 @@ BLOCK_BYTES = 4096
 AIM_S = 0.5
 SIGNALLED = 128  # exit codes of a shell from here on: its command was killed
 END_S = 10.0
-CACHE = REPO / "build" / "chaos"
 
 
 class ExternalNode(Node):

@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--patience", type=float, default=60.0, metavar="SECONDS", help="bound of each step")
     add("--pause", type=float, default=0.0, metavar="SECONDS", help="between a client's operations")
     add("--json", type=Path, default=REPO / "out" / "demo.json")
-    add("--cache", type=Path, default=REPO / "build" / "demo")
+    add("--cache", type=Path, default=image.CACHE)
     return parser
 
 

@@ -19,9 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chaos.rig import packages
-from chaos.rig.problem import RigError, run, say, venv_program
+from chaos.rig.problem import REPO, RigError, run, say, venv_program
 
-__all__ = ["BASE_SIZE_BYTES", "LayeredImage", "Recipe", "build", "debugfs_commands", "find"]
+__all__ = [
+    "BASE_SIZE_BYTES",
+    "CACHE",
+    "LayeredImage",
+    "Recipe",
+    "build",
+    "debugfs_commands",
+    "find",
+]
+
+CACHE = REPO / "build" / "images"
 
 BASE_SIZE_BYTES = 1 << 30
 BASE = "busybox-static"

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from chaos.rig.image import CACHE
 from chaos.workloads.ground import Ground
 
 EXT4_IOC_SHUTDOWN = 0x8004587D
 SHUTDOWN_WITHOUT_LOG = 2
 BLOCK_BYTES = 4096
-CACHE = Path(__file__).resolve().parents[2] / "build" / "demo"
 
 
 @dataclass(frozen=True)
