@@ -6,7 +6,9 @@ directory stay where they are: they are seen through a bind mount under the same
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sqlite3
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -48,6 +50,7 @@ class StateDisk:
             self._bind(state, self._original)
             self.disk.__enter__()
             _copy(self._original, self.disk.mount_point)
+            _empty_log(self.disk.mount_point / DATABASE_NAMES[0])
             for entry in self._original.iterdir():
                 if entry.is_dir():
                     (self.disk.mount_point / entry.name).mkdir(exist_ok=True)
@@ -96,6 +99,13 @@ def _copy(source: Path, target: Path) -> None:
         (target / name).unlink(missing_ok=True)
         if (source / name).is_file() and name != "state.db-shm":  # an index SQLite makes anew
             shutil.copyfile(source / name, target / name)
+
+
+def _empty_log(database: Path) -> None:
+    """Moves what is in the log into the main file. SQLite writes a log that was long once from its
+    beginning again: it would not need room on the disk for as long as a run lasts."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 def _unmount(target: Path) -> None:

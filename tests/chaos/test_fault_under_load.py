@@ -3,8 +3,10 @@ lost; and without the cause none of them claims to have landed."""
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -117,6 +119,14 @@ def test_a_writable_state_directory_is_not_read_only(
 
 
 def test_full_state_disk_holds_up_no_take_over(site: Site) -> None:
+    with contextlib.closing(sqlite3.connect(site.node.state_dir / "state.db")) as connection:
+        # a log that was long once has room for all that is written later
+        filler = [(f"filler-{number}", "x" * 2000) for number in range(1200)]
+        insert = "INSERT INTO events (ts, name, device, fields) VALUES (0, ?, '', ?)"
+        with connection:
+            connection.executemany(insert, filler)
+        with connection:
+            connection.execute("DELETE FROM events WHERE name LIKE 'filler-%'")
     demand_landed(FullStateDisk().inflict(site, random.Random(1)))
 
 
