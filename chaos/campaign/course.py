@@ -23,6 +23,7 @@ from chaos.faults.base import Fault, Landing, Site
 from chaos.rig.counters import Counters
 from chaos.rig.node import wait_until
 from chaos.rig.problem import RigError, say
+from chaos.workloads.base import Findings
 from obdsup.errors import ObdError
 
 __all__ = ["Campaign", "Watcher", "run_campaign"]
@@ -106,9 +107,9 @@ class _Course:
         self._stage = stage
         self._outcome = outcome
         self._watcher = watcher
-        nodes = [load.target.block_device for load in stage.loads]
-        names = [path.resolve().name for path in nodes if path is not None]
+        names = [name for load in stage.loads if (name := _kernel_name(load))]
         self._kernel = KernelWatch(names, is_ours=campaign.is_guest)
+        self._whole: set[str] = set()  # kernel names of devices with nothing wrong on them
         for load in stage.loads:
             stack.callback(load.workload.close)
 
@@ -223,12 +224,18 @@ class _Course:
         )
 
     def _check(self, load: LoadedDevice) -> None:
+        findings = Findings()
         counters = self._counters(load)
         if counters is not None and counters.medium_errors:
             line = f"{load.target.name}: {counters.medium_errors} commands ended in MEDIUM ERROR"
-            self._outcome.findings.io_errors.append(line)
+            findings.io_errors.append(line)
         say(f"verify: {load.workload.name} on {load.target.name}")
-        self._outcome.findings.add(load.workload.verify())
+        try:
+            findings.add(load.workload.verify())
+            if findings.is_clean:
+                self._whole.add(_kernel_name(load))
+        finally:
+            self._outcome.findings.add(findings)
 
     def _completed(self, load: LoadedDevice) -> int:
         counters = self._counters(load)
@@ -250,8 +257,16 @@ class _Course:
 
     def _note_kernel(self) -> None:
         self._kernel.collect()
+        self._kernel.settle(self._whole)
         self._outcome.kernel_complaints = self._kernel.complaints
+        self._outcome.kernel_false_alarms = self._kernel.false_alarms
         self._outcome.kernel_log = self._kernel.verdict()
+
+
+def _kernel_name(load: LoadedDevice) -> str:
+    """Such as ``loop3``; empty for a device without a block device."""
+    node = load.target.block_device
+    return node.resolve().name if node is not None else ""
 
 
 def _stall_ns(by_device: dict[str, Stalls], fault: FaultOutcome) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from chaos.rig.kernel_log import KernelLog, offending
+from chaos.rig.kernel_log import KernelLog, is_refutable, offending
 from guest.dmesg import complaints
 
 __all__ = ["KernelWatch"]
@@ -24,6 +24,8 @@ class KernelWatch:
 
     def __init__(self, devices: Sequence[str], *, is_ours: bool) -> None:
         self.complaints: list[str] = []
+        self.false_alarms: list[str] = []
+        self._announced: list[tuple[str, str]] = []  # device, line: losses not yet looked for
         self._devices = devices
         self._is_ours = is_ours
         self._is_readable = True
@@ -47,10 +49,27 @@ class KernelWatch:
             self.complaints += complaints("\n".join([MARKER, *lines]), MARKER)
             return
         for device in self._devices:
-            self.complaints += offending(lines, device, is_strict=False)
+            for line in offending(lines, device, is_strict=False):
+                if is_refutable(line):
+                    self._announced.append((device, line))
+                else:
+                    self.complaints.append(line)
+
+    def settle(self, whole: Collection[str]) -> None:
+        """Judges the losses that were announced; until then they are neither.
+
+        Args:
+            whole: kernel names of the devices that were read back, after the unmount, with nothing
+                wrong on them. What was announced for any other device is a complaint.
+        """
+        for device, line in self._announced:
+            (self.false_alarms if device in whole else self.complaints).append(line)
+        self._announced.clear()
 
     def verdict(self) -> str:
         """One line for the report."""
         if self.complaints:
             return f"{len(self.complaints)} complaints"
+        if self.false_alarms:
+            return f"clean but for {len(self.false_alarms)} losses announced that did not happen"
         return "clean" if self._is_readable else "not readable here"

@@ -64,6 +64,7 @@ class CampaignOutcome:
     workloads: list[WorkloadOutcome] = field(default_factory=list)
     findings: Findings = field(default_factory=Findings)
     kernel_complaints: list[str] = field(default_factory=list)
+    kernel_false_alarms: list[str] = field(default_factory=list)  # refuted by what was read back
     kernel_log: str = "not read"  # "clean", "not readable here", "N complaints"
     planned_kinds: tuple[str, ...] = ()
     failure: str = ""
@@ -141,6 +142,7 @@ class CampaignOutcome:
                 for name in ("io_errors", "lost", "stale", "misplaced", "corrupt")
             },
             "kernel_complaint_lines": self.kernel_complaints[:SHOWN_LINES],
+            "kernel_false_alarm_lines": self.kernel_false_alarms[:SHOWN_LINES],
             "problems": self.problems(),
         }
 

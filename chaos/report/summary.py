@@ -30,6 +30,9 @@ def print_summary(outcomes: Sequence[CampaignOutcome], console: Console) -> None
         for lines in (found.io_errors, found.lost, found.stale, found.misplaced, found.corrupt):
             for line in lines[:SHOWN_LINES]:
                 console.print(f"  {outcome.name}: {line}", markup=False, highlight=False)
+        for line in outcome.kernel_false_alarms[:SHOWN_LINES]:
+            note = f"  {outcome.name}: said by the kernel, and not so: {line}"
+            console.print(note, markup=False, highlight=False)
         problems = outcome.problems()
         verdict = "passed" if not problems else "FAILED: " + "; ".join(problems[:SHOWN_LINES])
         console.print(f"{outcome.name}: {verdict}", markup=False, highlight=False)

@@ -127,6 +127,7 @@ class FakeStage:
         self.workloads = workloads
         self.is_up = False
         self.interruption = Interruption()
+        self.nodes: list[Path | None] = [None] * len(workloads)  # block devices
         self._folder = folder
 
     def __call__(self, options: StageOptions, stack: ExitStack) -> Stage:
@@ -134,7 +135,9 @@ class FakeStage:
         stack.callback(self._take_down)
         stage = Stage(FakeNode(), self._folder)  # type: ignore[arg-type]
         for number, workload in enumerate(self.workloads):
-            target = TargetDevice(f"d{number}", FakeJournal(), None, (), None, None)  # type: ignore[arg-type]
+            target = TargetDevice(
+                f"d{number}", FakeJournal(), self.nodes[number], (), None, None,  # type: ignore[arg-type]
+            )  # fmt: skip
             stage.loads.append(LoadedDevice(target, workload))
         return stage
 

@@ -14,6 +14,7 @@ from chaos.campaign.course import run_campaign
 from chaos.campaign.outcome import CampaignOutcome
 from chaos.campaign.plan import FaultShare, PlannedFault, make_plan
 from chaos.faults.base import Site
+from chaos.rig.kernel_log import KernelLog
 from chaos.rig.problem import RigError
 from chaos.workloads.base import Findings
 from tests.chaos.fake_stage import LONG_MS, MS, FakeFault, FakeStage, FakeWatcher, FakeWorkload
@@ -99,6 +100,27 @@ def test_workload_that_can_not_be_verified_does_not_keep_the_others_from_it(tmp_
     assert "fake on d0: verify failed" in found.failure
     assert found.findings.stale == ["old"]
     assert bad.done[-1] == good.done[-1] == "close"
+
+
+def test_loss_the_kernel_announced_counts_unless_the_device_was_found_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = [
+        f"EXT4-fs warning (device {name}): ext4_evict_inode:210: inode #{number}: comm umount:"
+        " data will be lost"
+        for number, name in enumerate(["obd0", "obd1", "obd2"])
+    ]
+    monkeypatch.setattr(KernelLog, "mark", lambda log: None)
+    said = [losses]
+    monkeypatch.setattr(KernelLog, "lines", lambda log: said.pop() if said else [])
+    bad = FakeWorkload(findings=Findings(lost=["/churn/n5"]))
+    stage = FakeStage(tmp_path, FakeWorkload(), bad, FakeWorkload(fails_in="verify"))
+    stage.nodes = [Path(f"/dev/obd{number}") for number in range(3)]
+    found = outcome()
+    run_campaign(stage.campaign(plan(), FakeFault()), found, FakeWatcher())
+    assert found.kernel_false_alarms == losses[:1]
+    assert found.kernel_complaints == losses[1:]
+    assert found.findings.lost == ["/churn/n5"]
 
 
 def test_workload_that_does_not_start_is_a_failure_with_everything_taken_down(

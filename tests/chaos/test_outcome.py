@@ -68,3 +68,10 @@ def test_a_wrong_consequence_of_a_fault_fails_it() -> None:
 def test_record_survives_json() -> None:
     before = outcome()
     assert CampaignOutcome.from_record(json.loads(json.dumps(before.to_record()))) == before
+
+
+def test_false_alarms_of_the_kernel_are_told_and_fail_nothing() -> None:
+    told = outcome()
+    told.kernel_false_alarms = ["data will be lost"]
+    assert told.problems() == []
+    assert told.to_json()["kernel_false_alarm_lines"] == ["data will be lost"]

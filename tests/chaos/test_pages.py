@@ -145,8 +145,11 @@ def test_summary_says_passed_or_why_not() -> None:
     console = Console(record=True, width=140, file=io.StringIO())
     bad = campaign("fuse")
     bad.findings.misplaced.append("sector 9 holds sector 8")
-    print_summary([campaign(), bad], console)
+    good = campaign()
+    good.kernel_false_alarms.append("data will be lost")
+    print_summary([good, bad], console)
     text = console.export_text()
     assert "ringd: passed" in text
     assert "fuse: FAILED: 1 misplaced, not 0" in text
     assert "sector 9 holds sector 8" in text
+    assert "ringd: said by the kernel, and not so: data will be lost" in text
