@@ -1,10 +1,11 @@
 /*
  * The writable layer under take-over: where a successor appends, for an exhaustive check with Spin.
  *
- * native/src/obd_upper.c: a write reserves an extent of the data file (and moves the high-water mark
- * in the journal before a byte is written), writes the data, appends a record to the index file in
- * the order of reservation, and only then is the command answered. ring.pml shows what is assumed
- * here of ring and journal: one server at a time, and no command executed after its answer.
+ * native/src/obd_upper_write.c, obd_upper_role.c: a write reserves an extent of the data file (and
+ * moves the high-water mark in the journal before a byte is written), writes the data, appends a
+ * record to the index file in the order of reservation, and only then is the command answered.
+ * ring.pml shows what is assumed here of ring and journal: one server at a time, and no command
+ * executed after its answer.
  *
  * A data write is under way in the kernel for as long as the kernel likes, also after its process is
  * gone: it lands late, at any later moment, or never. That is more than pwrite on page cache does; it

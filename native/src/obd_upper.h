@@ -5,9 +5,8 @@
  * Records do not go straight to the index file: a flush puts them there, behind the sync of their
  * data, and until then they lie in a file beside it (obd_pending.h).
  *
- * Locks: `flush` first, then `commit`, then `map_lock`. `flush` is held across syncs; `commit`
- * orders writers and guards the positions; `map_lock` guards the in-memory index alone and is never
- * held across I/O. The data file is append-only, so a mapping, once copied out, stays readable.
+ * The data file is append-only, so a mapping, once copied out, stays readable. Locks:
+ * obd_upper_internal.h.
  *
  * Records reach the index file in the order in which their extents were reserved: when a power cut
  * shortens the data file, the records it takes with it are a suffix of the index file.
