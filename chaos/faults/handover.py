@@ -15,7 +15,9 @@ from obdsup.errors import ObdError
 
 __all__ = ["KillInHandover"]
 
-LONGEST_DELAY_S = 0.03  # a hand-over takes about as long
+LONGEST_DELAY_S = 0.03  # a hand-over takes about as long, less on an idle machine
+SETTLE_S = 0.002
+TRIES = 8
 VICTIMS = ("old worker", "new worker", "supervisor")
 
 
@@ -26,7 +28,17 @@ class KillInHandover:
 
     def inflict(self, site: Site, chance: random.Random) -> Landing:
         victim = chance.choice(VICTIMS)
-        delay_s = chance.uniform(0, LONGEST_DELAY_S)
+        longest_s = LONGEST_DELAY_S
+        for _ in range(TRIES):
+            landing = self._attempt(site, victim, chance.uniform(0, longest_s), chance)
+            if landing.has_landed:
+                break
+            longest_s *= 0.6  # it was over before: hand-overs are faster here
+        return landing
+
+    def _attempt(self, site: Site, victim: str, delay_s: float, chance: random.Random) -> Landing:
+        """One hand-over; the victim is stopped in it, and dies if the request is open still."""
+        wait_until(site.node.has_standby, site.patience_s, "a warm standby")
         before = site.device.journal.read()
         process = _find(site, victim, before.owner_pid, chance)
         call = _HandoverCall(site)
@@ -34,9 +46,12 @@ class KillInHandover:
             begun_ns = time.monotonic_ns()
             call.start()
             time.sleep(delay_s)
+            send(signal.SIGSTOP)
+            time.sleep(SETTLE_S)  # an answer may be under way
+            is_caught = call.is_alive()
             killed_ns = time.monotonic_ns()
-            was_alive = send(signal.SIGKILL)
-        if victim == "supervisor":
+            was_alive = send(signal.SIGKILL if is_caught else signal.SIGCONT)
+        if is_caught and victim == "supervisor":
             process.wait_gone(site.patience_s)
             site.node.reap_supervisor()
             site.node.start_supervisor()
@@ -49,19 +64,19 @@ class KillInHandover:
         after = site.device.journal.read()
         # An answer may have been under way when its sender died: only a failure proves that a
         # supervisor died before the end. A new worker must have been the one that was chosen.
-        is_met = call.ended_ns > killed_ns if victim == "old worker" else call.has_failed
-        has_landed = was_alive and is_met
+        has_landed = is_caught and was_alive and (victim == "old worker" or call.has_failed)
         return Landing(
             begun_ns=begun_ns,
             served_ns=served_ns,
             has_landed=has_landed,
-            evidence=f"{victim} died {(killed_ns - begun_ns) / 1e6:.1f} ms into the hand-over, "
+            evidence=f"{victim} {'died' if is_caught else 'was too late'} "
+            f"{(killed_ns - begun_ns) / 1e6:.1f} ms into the hand-over, "
             f"which {call.result or 'went on'}; generation {before.owner_generation} became "
             f"{after.owner_generation}",
             recovered=max(after.recovered - before.recovered, 0),
             already_done=max(after.already_done - before.already_done, 0),
-            workers_killed=int(victim == "old worker"),
-            supervisors_killed=int(victim == "supervisor"),
+            workers_killed=int(is_caught and victim == "old worker"),
+            supervisors_killed=int(is_caught and victim == "supervisor"),
         )
 
 
@@ -72,7 +87,6 @@ class _HandoverCall(threading.Thread):
         super().__init__(name="handover", daemon=True)
         self.result = ""
         self.has_failed = False
-        self.ended_ns = 0
         self._site = site
 
     def run(self) -> None:
@@ -82,7 +96,6 @@ class _HandoverCall(threading.Thread):
         except ObdError as error:
             result = f"failed ({type(error).__name__})"
             self.has_failed = True
-        self.ended_ns = time.monotonic_ns()
         self.result = result
 
     def join(self, timeout: float | None = None) -> None:
