@@ -24,6 +24,7 @@ MIXED_LOAD = "--qd 8 --read-percent 70 --max-sectors 16 --flush-percent 0"
 # a process dies only when its fdatasync returns: with flushes the disk is in the figure
 FLUSH_LOAD = "--qd 8 --read-percent 90 --max-sectors 16 --flush-percent 1"
 READ_LOAD = "--qd 8 --read-percent 100 --discard-percent 0 --flush-percent 0 --max-sectors 16"
+PERIOD_S = 0.2  # more than 60 deaths of one device in 10 s would meet the supervisor's back-off
 HISTORIES = (0, 60_000, 180_000)
 Row = dict[str, Any]
 _LOAD_NAMES = {MIXED_LOAD: "mixed", FLUSH_LOAD: "flushes", READ_LOAD: "reads"}
@@ -61,11 +62,13 @@ def _kills(options: argparse.Namespace, kind: Kind, count: int, history: int, lo
     recovered = hits = 0
     with LoadRig(history, load, options.seed) as rig:
         for _ in range(count):
+            next_s = time.monotonic() + PERIOD_S
             rig.killer.wait_ready()
             landed = rig.killer.kill(kind)
             stalls_ns.append(landed.served_ns - landed.killed_ns)
             recovered += landed.recovered
             hits += landed.hit_in_flight
+            time.sleep(max(0.0, next_s - time.monotonic()))
     if not hits and load != READ_LOAD:  # cached reads alone are rarely in flight for long
         raise RigError(f"none of {count} kills ({kind.value}) hit a command in flight")
     row = _row(f"{kind.value} killed", load, history, stalls_ns, rig)
