@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from chaos.rig.leftovers import take_away_below
 from chaos.rig.problem import RigError, run, say, venv_program
 from chaos.rig.process import Process, processes_naming
 from obdsup.errors import ObdError
@@ -206,11 +207,7 @@ class Node:
             self._end([p for p in [Process.of(self._supervisor.pid)] if p])
             self.reap_supervisor()
         self._end(processes_naming(self.run_dir))
-        for loop in Path("/sys/block").glob("loop*/loop/backing_file"):
-            if _is_below(_read(loop), self.run_dir):
-                run(["losetup", "-d", f"/dev/{loop.parts[3]}"], what="detach a left loop device")
-        for mounted in _mounts_below(self.run_dir):
-            run(["umount", "--lazy", mounted], what=f"unmount what is left at {mounted}")
+        take_away_below(self.run_dir)
         left = processes_naming(self.run_dir)
         if left:
             raise RigError(f"processes that do not end: {', '.join(str(p.pid) for p in left)}")
@@ -238,20 +235,3 @@ class Node:
     def environment(self) -> dict[str, str]:
         """What is to be added to the environment of the processes of this installation."""
         return dict(self._environment)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
-
-
-def _is_below(path: str, folder: Path) -> bool:
-    return path.startswith(f"{folder}{os.sep}")
-
-
-def _mounts_below(folder: Path) -> list[str]:
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    points = [line.split()[4].encode().decode("unicode_escape") for line in lines]
-    return sorted((p for p in points if _is_below(p, folder)), key=len, reverse=True)

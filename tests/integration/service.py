@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from chaos.rig.leftovers import take_away_below
 from tests.conftest import eventually
 
 OBDSUP = str(Path(sys.executable).parent / "obdsup")
@@ -111,6 +112,7 @@ class Service:
         for pid in self._own_pids():
             os.kill(pid, signal.SIGKILL)
             eventually(lambda pid=pid: not is_alive(pid), 30)
+        take_away_below(self.root)  # of a device that could not be removed
         self._log.close()
 
     def _devices(self) -> list[dict[str, Any]]:
