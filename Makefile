@@ -8,7 +8,8 @@ NATIVE := $(wildcard $(addprefix native/,src/*.[ch] ringd/*.[ch] checker/*.[ch] 
 help:
 	@echo "make demo     a redis container on an overlaybd device whose backstore is killed again and again"
 	@echo "make test     the whole test suite         make check   linters, types, sanitizers, short fuzz"
-	@echo "make kernel   the tests in the QEMU guest  make chaos   kill campaigns    make bench   figures"
+	@echo "make kernel   the tests in the QEMU guest  make chaos   campaigns of faults under verified load"
+	@echo "make power    power cuts                   make planted planted bugs      make bench   figures"
 	@echo "make setup    what all of them need: Debian packages, the venv in .venv, the native build"
 
 .setup/host.stamp: packaging/setup-host.sh
@@ -66,4 +67,14 @@ chaos: setup
 	@$(VENV)/python -m guest prepare
 	@$(VENV)/python -m chaos.campaign all $(if $(LONG),--long) $(if $(SEED),--seed $(SEED))
 
-.PHONY: help setup demo test check kernel bench chaos
+# What a power cut leaves of layers and state: recorded in the guest, judged here.
+power: setup
+	@$(VENV)/python -m guest prepare
+	@$(VENV)/python -m chaos.power
+
+# Bugs planted in real workers must be caught; the same surroundings without one must be clean.
+planted: setup
+	@$(VENV)/python -m chaos.planted
+	@$(VENV)/python -m chaos.planted --none --json out/planted-none.json
+
+.PHONY: help setup demo test check kernel bench chaos power planted

@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from chaos.campaign.outcome import CampaignOutcome, FaultOutcome, WorkloadOutcome
 from chaos.report.series import envelope, kinds_by_count, span_ns
@@ -22,7 +22,8 @@ Drawing = Callable[[CampaignOutcome], Figure]
 
 WIDTH_IN = 11.0
 COLUMNS = 1100
-PNG_DPI = 130
+PNG_DPI = 90
+NO_WAIT_MS = 0.1  # a fault that nothing waited for is drawn here
 INK, FAINT, GRID = "#1f2430", "#6b7280", "#e5e7eb"
 FAULT_COLORS = (
     "#c2410c", "#7c3aed", "#0f766e", "#b91c1c", "#1d4ed8", "#a16207", "#be185d", "#15803d",
@@ -73,6 +74,7 @@ def stall_figure(outcome: CampaignOutcome) -> Figure:
         _style_lanes(axes, kinds)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(_duration))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("longest operation of any workload at the fault; bar: median, dot: p99")
         axes.grid(axis="x", color=GRID, linewidth=0.8)
     return figure
@@ -104,6 +106,7 @@ def _draw_latency(axes: Axes, load: WorkloadOutcome, span: tuple[int, int], numb
     axes.plot(shown.at_s, shown.mean_ms, color=color, linewidth=0.8, alpha=0.5)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(FuncFormatter(_duration))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(axis="x", length=0)
@@ -130,7 +133,7 @@ def _draw_lanes(axes: Axes, outcome: CampaignOutcome, kinds: list[str]) -> None:
 
 
 def _draw_distribution(axes: Axes, lane: int, faults: list[FaultOutcome], color: str) -> None:
-    stalls_ms = [max(fault.stall_ns / 1e6, 1e-3) for fault in faults]
+    stalls_ms = [max(fault.stall_ns / 1e6, NO_WAIT_MS) for fault in faults]
     axes.vlines(
         stalls_ms, lane - 0.3, lane + 0.3, color=color, linewidth=1.0,
         alpha=max(0.12, min(0.8, 12 / len(stalls_ms))),
