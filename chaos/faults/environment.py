@@ -89,14 +89,22 @@ class Watch:
 
     def last_event(self) -> int:
         """The number of the newest event."""
-        rows = self.site.node.ask("events", since=0)
+        rows = self._events_after(0)
         return int(rows[-1]["id"]) if rows else 0
 
     def events_since(self, number: int, name: str) -> list[dict[str, Any]]:
         """The events of this device of one name after an event number."""
-        rows = self.site.node.ask("events", since=number)
         device = self.site.device.name
+        rows = self._events_after(number)
         return [row for row in rows if row["event"] == name and row["device"] == device]
+
+    def _events_after(self, number: int) -> list[dict[str, Any]]:
+        """All of them: an answer holds the oldest few thousand only."""
+        found: list[dict[str, Any]] = []
+        while rows := self.site.node.ask("events", since=number):
+            found += rows
+            number = int(rows[-1]["id"])
+        return found
 
     def wait_for_supervisor(self) -> None:
         """Waits until the supervisor answers and a standby is warm.

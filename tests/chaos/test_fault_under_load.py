@@ -15,6 +15,7 @@ import pytest
 
 from chaos.faults import environment_journal, environment_state
 from chaos.faults.base import Landing, Site
+from chaos.faults.environment import Watch
 from chaos.faults.environment_clock import ClockJump
 from chaos.faults.environment_disk import FullStateDisk
 from chaos.faults.environment_journal import TornJournal
@@ -118,15 +119,30 @@ def test_a_writable_state_directory_is_not_read_only(
         ReadOnlyState().inflict(replace(site, patience_s=HASTY_S), random.Random(2))
 
 
-def test_full_state_disk_holds_up_no_take_over(site: Site) -> None:
+def insert_events(site: Site, count: int, fields: str) -> int:
+    """Adds events to a living state.db; returns the number of the newest."""
     with contextlib.closing(sqlite3.connect(site.node.state_dir / "state.db")) as connection:
-        # a log that was long once has room for all that is written later
-        filler = [(f"filler-{number}", "x" * 2000) for number in range(1200)]
-        insert = "INSERT INTO events (ts, name, device, fields) VALUES (0, ?, '', ?)"
         with connection:
-            connection.executemany(insert, filler)
-        with connection:
-            connection.execute("DELETE FROM events WHERE name LIKE 'filler-%'")
+            connection.executemany(
+                "INSERT INTO events (ts, name, device, fields) VALUES (0, 'filler', '', ?)",
+                [(fields,)] * count,
+            )
+        return int(connection.execute("SELECT max(seq) FROM events").fetchone()[0])
+
+
+def test_newest_event_is_found_behind_more_than_one_answer_holds(site: Site) -> None:
+    newest = insert_events(site, 11_000, "{}")
+    watch = Watch(site)
+    assert watch.last_event() >= newest
+    assert watch.events_since(newest, "ring.reset") == []
+
+
+def test_full_state_disk_holds_up_no_take_over(site: Site) -> None:
+    # a log that was long once has room for all that is written later
+    insert_events(site, 1200, "x" * 2000)
+    database = contextlib.closing(sqlite3.connect(site.node.state_dir / "state.db"))
+    with database as connection, connection:
+        connection.execute("DELETE FROM events WHERE name = 'filler'")
     demand_landed(FullStateDisk().inflict(site, random.Random(1)))
 
 
