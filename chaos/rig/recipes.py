@@ -59,7 +59,7 @@ directory = *
 # git's own libraries without those of its network helpers; tcc, because gcc would be 100 MB.
 GIT = Recipe(
     name="git",
-    revision="1",
+    revision="2",
     packages=("git", "libc6", "libpcre2-8-0", "zlib1g", "make", "tcc", "libc6-dev"),
     with_libraries=False,
     kept=(
@@ -81,7 +81,7 @@ GIT = Recipe(
         "usr/lib/*/perl",
     ),
     files={"etc/gitconfig": GIT_CONFIG},
-    folders=("work", "orders"),
+    folders=("srv", "orders"),
     proof="usr/bin/git",
     probe="usr/bin/git",
 )

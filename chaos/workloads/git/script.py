@@ -11,14 +11,14 @@ __all__ = ["FAILED", "OK", "PIPE_IN", "PIPE_OUT", "REPOSITORY", "SCRIPT"]
 
 PIPE_IN, PIPE_OUT = "in", "out"
 OK, FAILED = "ok", "failed"
-REPOSITORY = "work/repository"  # in the rootfs
+REPOSITORY = "srv/repository"  # in the rootfs
 
 SCRIPT = r"""
 set -u
 trap 'exit 0' TERM
 export HOME=/ GIT_CONFIG_GLOBAL=/etc/gitconfig GIT_CONFIG_NOSYSTEM=1
 said=/orders/said
-mkdir -p /work/repository && cd /work/repository || exit 1
+mkdir -p /srv/repository && cd /srv/repository || exit 1
 exec 3<>/orders/in 4<>/orders/out
 
 answer() { # status, result: one line; by what is built in alone, for the disk may be gone
