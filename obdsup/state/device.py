@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from obdsup.errors import ConfigError
 from obdsup.state.process import ProcessIdentity
 
-__all__ = ["DeviceRow", "EventRow", "OperationRow", "Takeover", "WorkerRow", "check_name"]
+__all__ = [
+    "DeviceOptions",
+    "DeviceRow",
+    "EventRow",
+    "OperationRow",
+    "RolloutRow",
+    "Takeover",
+    "WorkerRow",
+    "check_name",
+]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 
@@ -38,6 +47,16 @@ class Takeover:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceOptions:
+    """What was chosen for a device when it was made; the defaults are the supervisor's own."""
+
+    is_restored: bool = False  # made again after a reboot of the host
+    devices_per_worker: int = 1  # how many devices its worker may serve
+    memory_max_bytes: int = 0  # of its worker; 0: no limit
+    is_foreign: bool = False  # somebody else made it in configfs: served, not removed by us
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceRow:
     """One device. ``phase`` is a name of supervisor.device_machine.DeviceState."""
 
@@ -58,6 +77,9 @@ class DeviceRow:
     reason: str = ""
     takeovers: int = 0
     last_takeover: Takeover | None = None
+    options: DeviceOptions = DeviceOptions()
+    release: str = ""  # path of the release its workers come from; "": the supervisor's own
+    quarantine: str = ""  # why it is not tried any more; "": it is
 
     @property
     def is_writable(self) -> bool:
@@ -88,6 +110,20 @@ class OperationRow:
     kind: str  # create, remove, handover
     step: str
     started: float
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutRow:
+    """The last or present rollout. ``state`` is a name of supervisor.rollout_machine."""
+
+    target: str  # path of the release that is rolled out, "" for the supervisor's own
+    origin: str  # path of the release the devices came from
+    state: str
+    options: dict[str, float]  # canary, batch, watch_s
+    moved: tuple[str, ...]  # devices that were moved, in order
+    reason: str
+    started: float
+    changed: float
 
 
 @dataclass(frozen=True, slots=True)

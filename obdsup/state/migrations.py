@@ -13,7 +13,7 @@ from obdsup.errors import StateError
 __all__ = ["SCHEMA_VERSION", "migrate"]
 
 MAGIC = 0x4F424453  # "OBDS", SQLite's application_id
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _VERSION_1 = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -40,8 +40,22 @@ CREATE TABLE checkpoints (
 ) STRICT;
 """
 
+# ``options``: DeviceOptions as JSON. ``release``: path of the release its workers come from, ""
+# for the supervisor's own. ``quarantine``: why it is not tried any more, "" when it is.
+# ``rollout``: at most one row, kept until the next one is begun; ``moved`` is a JSON list of names.
+_VERSION_2 = """
+ALTER TABLE devices ADD COLUMN options TEXT NOT NULL DEFAULT '{}';
+ALTER TABLE devices ADD COLUMN release TEXT NOT NULL DEFAULT '';
+ALTER TABLE devices ADD COLUMN quarantine TEXT NOT NULL DEFAULT '';
+CREATE TABLE rollout (
+    id INTEGER PRIMARY KEY CHECK (id = 1), target TEXT NOT NULL, origin TEXT NOT NULL,
+    state TEXT NOT NULL, options TEXT NOT NULL, moved TEXT NOT NULL, reason TEXT NOT NULL,
+    started REAL NOT NULL, changed REAL NOT NULL
+) STRICT;
+"""
+
 # _STEPS[n] brings a database of version n to n + 1.
-_STEPS: tuple[str, ...] = (_VERSION_1,)
+_STEPS: tuple[str, ...] = (_VERSION_1, _VERSION_2)
 
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:

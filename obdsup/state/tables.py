@@ -8,7 +8,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
 from obdsup.errors import StateError
-from obdsup.state.device import DeviceRow, EventRow, OperationRow, Takeover, WorkerRow
+from obdsup.state.device import (
+    DeviceOptions,
+    DeviceRow,
+    EventRow,
+    OperationRow,
+    RolloutRow,
+    Takeover,
+    WorkerRow,
+)
 from obdsup.state.process import ProcessIdentity
 
 __all__ = [
@@ -19,12 +27,14 @@ __all__ = [
     "events_since",
     "load_devices",
     "load_operations",
+    "load_rollout",
     "load_workers",
     "meta",
     "put_checkpoint",
     "put_device",
     "put_meta",
     "put_operation",
+    "put_rollout",
     "put_worker",
 ]
 
@@ -32,7 +42,7 @@ EVENTS_KEPT = 20_000
 _DEVICE_COLUMNS = (
     "name, uuid, image, lowers, writable, upper_data, upper_index, size_bytes, provider, "
     "provider_ids, block_device, phase, generation, worker_id, reason, takeovers, last_takeover, "
-    "created"
+    "created, options, release, quarantine"
 )
 Write = Callable[[sqlite3.Connection], object]
 
@@ -45,6 +55,7 @@ def put_device(row: DeviceRow) -> Write:
         json.dumps(row.provider_ids), row.block_device, row.phase, row.generation, row.worker_id,
         row.reason, row.takeovers,
         json.dumps(asdict(row.last_takeover)) if row.last_takeover else None, row.created,
+        json.dumps(asdict(row.options)), row.release, row.quarantine,
     )  # fmt: skip
     marks = ", ".join("?" * len(values))
     sets = ", ".join(
@@ -69,6 +80,7 @@ def _device(row: tuple[object, ...]) -> DeviceRow:
         values["provider_ids"] = dict(json.loads(str(values["provider_ids"])))
         if values["last_takeover"] is not None:
             values["last_takeover"] = Takeover(**json.loads(str(values["last_takeover"])))
+        values["options"] = DeviceOptions(**json.loads(str(values["options"])))
     except (TypeError, ValueError) as error:
         raise StateError(f"state.db: row of device {values['name']!r}: {error}") from error
     return DeviceRow(**values)  # type: ignore[arg-type]
@@ -130,6 +142,37 @@ def load_operations(connection: sqlite3.Connection) -> list[OperationRow]:
     """Operations that were under way."""
     rows = connection.execute("SELECT device, kind, step, started FROM operations ORDER BY started")
     return [OperationRow(*row) for row in rows]
+
+
+def put_rollout(row: RolloutRow) -> Write:
+    """Writes where the rollout stands; there is one."""
+    values = (
+        row.target, row.origin, row.state, json.dumps(row.options), json.dumps(row.moved),
+        row.reason, row.started, row.changed,
+    )  # fmt: skip
+    return lambda connection: connection.execute(
+        "INSERT OR REPLACE INTO rollout "
+        "(id, target, origin, state, options, moved, reason, started, changed) "
+        "VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?)",
+        values,
+    )
+
+
+def load_rollout(connection: sqlite3.Connection) -> RolloutRow | None:
+    """The last rollout, if there ever was one."""
+    row = connection.execute(
+        "SELECT target, origin, state, options, moved, reason, started, changed FROM rollout"
+    ).fetchone()
+    if row is None:
+        return None
+    target, origin, state, options, moved, reason, started, changed = row
+    try:
+        return RolloutRow(
+            target, origin, state, dict(json.loads(options)), tuple(json.loads(moved)), reason,
+            started, changed,
+        )  # fmt: skip
+    except (TypeError, ValueError) as error:
+        raise StateError(f"state.db: row of the rollout: {error}") from error
 
 
 def add_event(ts: float, name: str, device: str, fields: dict[str, object]) -> Write:

@@ -26,7 +26,12 @@ EVENT_NAMES = frozenset(
         "device.retracting", "device.retracted", "device.drained", "device.gone", "device.failed",
         "device.rolling_back", "device.blocked", "device.void",
         "takeover.done", "takeover.retried", "ring.adopted", "ring.reset",
-        "handoff.done", "handoff.failed", "operation.refused", "state.lost",
+        "handoff.done", "handoff.failed", "operation.refused", "state.lost", "state.rebuilt",
+        "device.quarantined", "device.resumed", "device.hung", "device.slow", "device.adopted",
+        "device.released", "device.resized", "device.restored", "ring.reset_by_others",
+        "command.poisoned", "worker.hung", "worker.oom", "worker.spread",
+        "rollout.started", "rollout.canary", "rollout.batch", "rollout.done",
+        "rollout.rolling_back", "rollout.rolled_back", "rollout.failed", "supervisor.reexec",
     }
 )  # fmt: skip
 

@@ -12,7 +12,15 @@ import pytest
 from obdsup.errors import ConfigError, StateError
 from obdsup.state import migrations, tables
 from obdsup.state.database import Database
-from obdsup.state.device import DeviceRow, OperationRow, Takeover, WorkerRow, check_name
+from obdsup.state.device import (
+    DeviceOptions,
+    DeviceRow,
+    OperationRow,
+    RolloutRow,
+    Takeover,
+    WorkerRow,
+    check_name,
+)
 from obdsup.state.process import ProcessIdentity
 
 ROW = DeviceRow(
@@ -85,7 +93,8 @@ def test_newer_schema_is_refused_by_name(tmp_path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute(f"PRAGMA user_version={migrations.SCHEMA_VERSION + 1}")
     connection.close()
-    with pytest.raises(StateError, match="schema version 2") as caught:
+    newer = migrations.SCHEMA_VERSION + 1
+    with pytest.raises(StateError, match=f"schema version {newer}") as caught:
         Database(path)
     assert caught.value.fields["expected"] == migrations.SCHEMA_VERSION
 
@@ -161,3 +170,29 @@ def test_damage_behind_the_first_page_is_found_when_it_is_opened(
     with pytest.raises(StateError, match=r"state\.db can not be used") as caught:
         Database(path)
     assert caught.value.hint
+
+
+def test_database_of_version_1_is_brought_forward(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(migrations._VERSION_1)
+        connection.execute(f"PRAGMA application_id={migrations.MAGIC}")
+        connection.execute("PRAGMA user_version=1")
+        connection.execute(
+            "INSERT INTO devices VALUES "
+            "('web','u','/i','[]',0,NULL,NULL,512,'load','{}','','online',3,'w1','',0,NULL,1.0)"
+        )
+    connection.close()
+    db = Database(path)
+    (row,) = db.read(tables.load_devices)  # type: ignore[misc]
+    assert (row.name, row.generation, row.options, row.release, row.quarantine) == (
+        "web", 3, DeviceOptions(), "", "",
+    )  # fmt: skip
+    db.close()
+
+
+def test_rollout_comes_back_as_written(db: Database) -> None:
+    assert db.read(tables.load_rollout) is None
+    row = RolloutRow("/new", "", "watching", {"batch": 4}, ("a", "b"), "", 1.0, 2.0)
+    db.commit(tables.put_rollout(row))
+    assert db.read(tables.load_rollout) == row

@@ -1,0 +1,80 @@
+"""An installed release of obdsup: a directory with an interpreter that has the package.
+
+Releases lie side by side and are never imported here: their workers are started by command line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import obdsup
+from obdsup.errors import ConfigError
+
+__all__ = ["Release", "find_release", "own_release"]
+
+PROBE_TIMEOUT_S = 20.0
+_PROBE = (
+    "import json, obdsup; from obdsup.state.journal import LAYOUT_VERSION;"
+    "from obdsup.state.messages import PROTOCOL_VERSION;"
+    "print(json.dumps({'version': obdsup.__version__, 'journal': LAYOUT_VERSION,"
+    " 'protocol': PROTOCOL_VERSION}))"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One release. ``path`` is "" for the one the supervisor runs from; equality is by path."""
+
+    path: str
+    version: str
+    interpreter: str
+    journal_version: int
+    protocol_version: int
+
+    @property
+    def worker_command(self) -> tuple[str, ...]:
+        """How a worker of it is started."""
+        return (self.interpreter, "-m", "obdsup.worker")
+
+
+def own_release() -> Release:
+    """The release this process runs from."""
+    from obdsup.state.journal import LAYOUT_VERSION
+    from obdsup.state.messages import PROTOCOL_VERSION
+
+    return Release("", obdsup.__version__, sys.executable, LAYOUT_VERSION, PROTOCOL_VERSION)
+
+
+def find_release(path: Path) -> Release:
+    """The release at a path: a virtual environment, or any folder with ``bin/python`` that has it.
+
+    Runs its interpreter once. Blocks for up to PROBE_TIMEOUT_S.
+
+    Raises:
+        ConfigError: there is none, or it can not say what it is.
+    """
+    interpreter = path / "bin" / "python"
+    hint = "give the virtual environment that a release was installed into"
+    if not os.access(interpreter, os.X_OK):
+        raise ConfigError(f"{path} is no release: no {interpreter}", hint=hint)
+    try:
+        done = subprocess.run(
+            [str(interpreter), "-P", "-c", _PROBE],
+            capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        found = json.loads(done.stdout) if done.returncode == 0 else None
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(f"{path} is no release: {error}", hint=hint) from error
+    if not isinstance(found, dict):
+        last = done.stderr.strip().rsplit("\n", 1)[-1]
+        raise ConfigError(f"{path} is no release: {last or done.returncode}", hint=hint)
+    return Release(
+        str(path), str(found["version"]), str(interpreter), int(found["journal"]),
+        int(found["protocol"]),
+    )  # fmt: skip
