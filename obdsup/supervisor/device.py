@@ -15,6 +15,7 @@ from obdsup.supervisor.device_machine import DeviceAction, DeviceEvent, DeviceSt
 from obdsup.supervisor.event_log import EventLog
 from obdsup.supervisor.provider.base import DeviceGeometry, RingProvider
 from obdsup.supervisor.record import Record
+from obdsup.supervisor.release import Release
 from obdsup.supervisor.service_machine import ServiceState
 from obdsup.supervisor.serving import Serving
 from obdsup.supervisor.settings import Settings
@@ -82,8 +83,12 @@ class Device:
         finally:
             self._busy.release()
 
-    def hand_over(self) -> None:
+    def hand_over(self, release: Release | None = None) -> None:
         """Moves the device to a warm standby.
+
+        Args:
+            release: where the standby comes from, and what the device is pinned to from now on;
+                None for the release it is pinned to.
 
         Raises:
             StateError: another operation is under way, or nobody serves it now.
@@ -95,7 +100,7 @@ class Device:
             )
         try:
             self._kind = "handover"
-            self.serving.hand_over()
+            self.serving.hand_over(release)
         finally:
             self._busy.release()
 

@@ -74,6 +74,16 @@ class Devices:
             if device.state in (DeviceState.SERVING, DeviceState.ONLINE, DeviceState.RETRACTING)
         ]
 
+    def pinned_release(self, name: str) -> str:
+        """Path of the release a device's workers come from; "" for the supervisor's own."""
+        with self._lock:
+            device = self._devices.get(name)
+        return device.record.row.release if device is not None else ""
+
+    def pinned_releases(self) -> set[str]:
+        """Paths of all releases that devices are pinned to."""
+        return {device.record.row.release for device in self.all()}
+
     def on_worker_exited(self, worker: Worker) -> None:
         """Tells the device a dead worker served."""
         with self._lock:

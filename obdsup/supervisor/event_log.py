@@ -25,7 +25,7 @@ EVENT_NAMES = frozenset(
         "device.created", "device.planned", "device.ring_made", "device.serving", "device.online",
         "device.retracting", "device.retracted", "device.drained", "device.gone", "device.failed",
         "device.rolling_back", "device.blocked", "device.void",
-        "takeover.done", "takeover.retried", "ring.adopted", "ring.reset",
+        "takeover.done", "takeover.retried", "takeover.other_release", "ring.adopted", "ring.reset",
         "handoff.done", "handoff.failed", "operation.refused", "state.lost", "state.rebuilt",
         "device.quarantined", "device.resumed", "device.hung", "device.slow", "device.adopted",
         "device.released", "device.resized", "device.restored", "ring.reset_by_others",

@@ -14,7 +14,7 @@ import os
 import random
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +27,10 @@ from obdsup.state.database import Database
 from obdsup.state.device import WorkerRow
 from obdsup.state.process import ProcessIdentity
 from obdsup.supervisor.backoff import Backoff
+from obdsup.supervisor.death import Death, judge_death
 from obdsup.supervisor.embedding import WORKERS_GROUP, EmbeddedSupervisor
 from obdsup.supervisor.event_log import EventLog
+from obdsup.supervisor.release import Release, find_release, own_release, worker_command
 from obdsup.supervisor.settings import Settings
 from obdsup.supervisor.worker import Worker
 from obdsup.supervisor.worker_link import WorkerLink
@@ -46,10 +48,12 @@ WARM_PATIENCE_S = 1.0  # a standby that waits longer for one image would be miss
 
 @dataclass(frozen=True, slots=True)
 class FleetHooks:
-    """What the fleet asks of its owner. Both are called from any thread and must not block."""
+    """What the fleet asks of its owner. All are called from any thread and must not block."""
 
     images: Callable[[], Iterable[tuple[str, dict[str, object]]]]  # device name, image message
     on_worker_exited: Callable[[Worker], None]  # proven dead, while it served ``worker.device``
+    pinned_release: Callable[[str], str]  # device name: path of the release its workers come from
+    pinned_releases: Callable[[], Iterable[str]]  # all that devices are pinned to
 
 
 class Fleet:
@@ -70,7 +74,11 @@ class Fleet:
         self._hooks = hooks
         self._changed = threading.Condition()
         self._workers: dict[str, Worker] = {}
-        self._waiting = 0  # threads in acquire
+        self._waiting: Counter[str] = Counter()  # threads in acquire, by release path
+        self._releases = {"": own_release()}  # those asked for so far, by path
+        self._extra: dict[str, int] = {}  # standbys wanted of other releases, by path
+        # Called in the loop with every worker that died; must not block.
+        self.listeners: list[Callable[[Worker, Death], None]] = []
         self._last_number = 0
         self._backoff = Backoff()
         self._no_spawn_before_s = 0.0
@@ -86,44 +94,94 @@ class Fleet:
         with self._changed:
             return self._workers.get(worker_id)
 
-    def standbys_ready(self) -> int:
-        """Standbys whose images are open."""
+    def standbys_ready(self, release: Release | None = None) -> int:
+        """Standbys whose images are open, of one release or of all."""
         with self._changed:
-            return sum(w.is_warm for w in self._workers.values() if w.state is WorkerState.STANDBY)
+            return sum(
+                worker.is_warm
+                for worker in self._workers.values()
+                if worker.state is WorkerState.STANDBY
+                and (release is None or worker.release_path == release.path)
+            )
+
+    # -- releases ----------------------------------------------------------------------------
+    def release_of(self, path: str) -> Release:
+        """The release at a path, "" for our own. Asks its interpreter the first time: may block.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        found = self._releases.get(path)
+        if found is None:
+            found = self._releases[path] = find_release(Path(path))
+        return found
+
+    def want_standbys(self, release: Release, count: int) -> None:
+        """Keeps ``count`` warm standbys of a release, until called with 0. Of our own, and of every
+        release that devices are pinned to, as many as the settings say are kept anyway."""
+        with self._changed:
+            self._releases.setdefault(release.path, release)
+            if count:
+                self._extra[release.path] = count
+            else:
+                self._extra.pop(release.path, None)
+        self.replenish_soon()
+
+    def _wanted(self) -> dict[str, int]:
+        """How many standbys, by release path. Under the lock."""
+        wanted = dict.fromkeys(self._hooks.pinned_releases(), self._settings.standbys)
+        wanted[""] = self._settings.standbys
+        for path, count in self._extra.items():
+            wanted[path] = max(count, wanted.get(path, 0))
+        for path, count in self._waiting.items():
+            wanted[path] = wanted.get(path, 0) + count
+        return wanted
 
     # -- giving a worker to a device ---------------------------------------------------------
-    def acquire(self, device: str, timeout_s: float, *, is_warm: bool = False) -> Worker:
+    def acquire(
+        self,
+        device: str,
+        timeout_s: float,
+        *,
+        is_warm: bool = False,
+        release: Release | None = None,
+    ) -> Worker:
         """A standby for the device, warm ones first; starts one when there is none and waits.
 
         Args:
             device: who gets it.
             timeout_s: longest wait.
             is_warm: only one whose images are open will do.
+            release: where it must come from; None for the one the device is pinned to.
 
         Raises:
-            WorkerLost: none got ready in time.
+            WorkerLost: none got ready in time, or none of that release can be started.
         """
         deadline = time.monotonic() + timeout_s
+        path = self._hooks.pinned_release(device) if release is None else release.path
         with self._changed:
-            self._waiting += 1
+            if release is not None:
+                self._releases.setdefault(path, release)
+            self._waiting[path] += 1
             try:
                 while True:
-                    found = self._choose(is_warm=is_warm)
+                    found = self._choose(path, is_warm=is_warm)
                     if found is not None:
                         found.step(WorkerEvent.ASSIGNED)
                         found.device = device
                         return found
                     left = deadline - time.monotonic()
-                    if left <= 0:
+                    if left <= 0 or (path and not os.access(self._command(path)[0], os.X_OK)):
                         raise WorkerLost(
-                            f"no standby worker got ready in {timeout_s} s",
+                            f"no standby worker {f'of {path} ' if path else ''}got ready"
+                            f" in {timeout_s} s",
                             hint=f"see the logs in {self._settings.log_dir}",
                             device=device,
                         )
                     self._loop.call_soon(self._replenish)
                     self._changed.wait(min(left, 0.25))
             finally:
-                self._waiting -= 1
+                self._waiting[path] -= 1
 
     def open_image(self, device: str, image: dict[str, object]) -> dict[str, Any]:
         """Has a standby open an image and returns what it says: size_bytes, is_writable.
@@ -156,8 +214,15 @@ class Fleet:
         """Starts standbys up to the number wanted, in the loop."""
         self._loop.call_soon(self._replenish)
 
-    def fence(self, worker: Worker, reason: str) -> bool:
-        """SIGKILL and wait until the process is proven dead; False: it is stuck in the kernel."""
+    def fence(self, worker: Worker, reason: str, *, is_hang: bool = False) -> bool:
+        """SIGKILL and wait until the process is proven dead; False: it is stuck in the kernel.
+
+        Args:
+            worker: which one.
+            reason: for the event.
+            is_hang: it did not move: what it was executing is to blame for its death.
+        """
+        worker.is_hung = worker.is_hung or is_hang
         self._events.emit(
             "worker.fenced", worker.device, level=logging.WARNING, worker=worker.id,
             pid=worker.identity.pid, reason=reason,
@@ -193,10 +258,12 @@ class Fleet:
         before the loop runs; afterwards in the loop only.
         """
         self._note_number(worker_id)
-        worker = Worker(worker_id, identity, pidfd, WorkerLink(worker_id, socket))
+        path = self._release_path(identity.pid)
+        link = WorkerLink(worker_id, socket)
+        worker = Worker(worker_id, identity, pidfd, link, release_path=path)
         with self._changed:
             self._workers[worker_id] = worker
-        process = self._config(worker_id).make_process(self._group())
+        process = self._config(worker_id, path).make_process(self._group())
         self._group().processes[worker_id] = process
         process.adopt(identity, pidfd)
         return worker
@@ -226,49 +293,89 @@ class Fleet:
     def _group(self) -> Any:
         return self._loop.process_groups[WORKERS_GROUP]
 
-    def _config(self, worker_id: str) -> WorkerProcessConfig:
+    def _command(self, release_path: str) -> tuple[str, ...]:
+        """How a worker is started. No probe: a take-over can not wait for one."""
+        if not release_path:
+            return self._settings.worker_command
+        return worker_command(release_path)
+
+    def _release_path(self, pid: int) -> str:
+        """Where the release of a worker that another supervisor started lies, by its command."""
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode()
+        except (OSError, UnicodeDecodeError):
+            return ""
+        if not command.startswith("/") or not Path(command).name.startswith("python"):
+            return ""  # not started by the command of a release
+        root, own = (
+            Path(name).parent.parent for name in (command, self._settings.worker_command[0])
+        )
+        return "" if root == own else str(root)
+
+    def _config(self, worker_id: str, release_path: str) -> WorkerProcessConfig:
         socket = self._settings.workers_dir / f"{worker_id}.sock"
-        argv = [*self._settings.worker_command, "--id", worker_id, "--socket", str(socket)]
+        argv = [*self._command(release_path), "--id", worker_id, "--socket", str(socket)]
         log_path = self._settings.log_dir / f"worker-{worker_id}.log"
         return WorkerProcessConfig(
-            self._loop.options, worker_id, argv, log_path, self._on_spawned, self._on_exited
-        )
+            self._loop.options, worker_id, argv, log_path, self._on_spawned, self._on_exited,
+            release_path,
+        )  # fmt: skip
 
     def _replenish(self) -> None:
         """Starts as many as are wanted and not under way."""
         if time.monotonic() < self._no_spawn_before_s:
             return
         with self._changed:
-            states = [worker.state for worker in self._workers.values()]
-            coming = states.count(WorkerState.STARTING)
-            have = coming + states.count(WorkerState.STANDBY)
-            missing = self._settings.standbys + self._waiting - have
-        for _ in range(missing):
-            self._last_number += 1
-            worker_id = f"w{self._last_number}"
-            process = self._config(worker_id).make_process(self._group())
-            self._group().processes[worker_id] = process
-            if process.spawn() is None:
-                self._events.emit(
-                    "worker.failed", level=logging.ERROR, worker=worker_id, reason=process.spawnerr
-                )
-                del self._group().processes[worker_id]
-                self._spawn_failed()
-                return
+            have = Counter(
+                worker.release_path
+                for worker in self._workers.values()
+                if worker.state in (WorkerState.STARTING, WorkerState.STANDBY)
+            )
+            missing = {path: count - have[path] for path, count in self._wanted().items()}
+        for path, count in missing.items():
+            for _ in range(count):
+                if not self._start_one(path):
+                    break
+
+    def _start_one(self, release_path: str) -> bool:
+        self._last_number += 1
+        worker_id = f"w{self._last_number}"
+        process = self._config(worker_id, release_path).make_process(self._group())
+        self._group().processes[worker_id] = process
+        if process.spawn() is not None:
+            return True
+        self._events.emit(
+            "worker.failed", level=logging.ERROR, worker=worker_id, reason=process.spawnerr,
+            release=release_path,
+        )  # fmt: skip
+        del self._group().processes[worker_id]
+        if not release_path:  # a release that was removed must not keep ours from being started
+            self._spawn_failed()
+        return False
 
     def trim(self) -> None:
-        """Stops standbys beyond the number wanted: left over from many devices lost at once."""
+        """Stops standbys beyond the number wanted: left over from many devices lost at once, or
+        from a release that nobody wants any more."""
         with self._changed:
-            standbys = [w for w in self._workers.values() if w.state is WorkerState.STANDBY]
-            spare = len(standbys) - self._settings.standbys - self._waiting
-        for worker in standbys[: max(spare, 0)]:
+            wanted = self._wanted()
+            spare = []
+            for worker in self._workers.values():
+                if worker.state is WorkerState.STANDBY:
+                    left = wanted.get(worker.release_path, 0)
+                    wanted[worker.release_path] = left - 1
+                    if left <= 0:
+                        spare.append(worker)
+        for worker in spare:
             self._step(worker, WorkerEvent.STOP_ASKED, only_while=WorkerState.STANDBY)
 
     def _on_spawned(self, process: WorkerProcess, pidfd: int) -> None:
         assert process.identity is not None
         worker_id = process.config.name
         socket = str(self._settings.workers_dir / f"{worker_id}.sock")
-        worker = Worker(worker_id, process.identity, pidfd, WorkerLink(worker_id, socket))
+        worker = Worker(
+            worker_id, process.identity, pidfd, WorkerLink(worker_id, socket),
+            release_path=process.config.release_path,
+        )  # fmt: skip
         with self._changed:
             self._workers[worker_id] = worker
         self._database.later(tables.put_worker(WorkerRow(worker_id, process.identity, socket)))
@@ -281,6 +388,7 @@ class Fleet:
             return
         worker.exited_s = time.monotonic()
         was_starting = worker.state is WorkerState.STARTING
+        death = worker.death = judge_death(exit_status, is_hung=worker.is_hung, is_oom=False)
         worker.has_exited.set()
         actions = self._step(worker, WorkerEvent.EXITED)  # tells the device first of all
         with self._changed:
@@ -292,8 +400,11 @@ class Fleet:
             "worker.stopped" if expected else "worker.lost", worker.device,
             level=logging.INFO if expected else logging.WARNING, worker=worker.id,
             pid=worker.identity.pid, status="unknown" if exit_status is None else exit_status,
+            cause=death.cause.value,
         )  # fmt: skip
-        if was_starting:
+        for listener in self.listeners:
+            listener(worker, death)
+        if was_starting and not worker.release_path:
             self._spawn_failed()
         self._drop_process(process)
 
@@ -344,8 +455,12 @@ class Fleet:
                 self._thread(f"stop-{worker.id}", self._stop, worker)
         return actions
 
-    def _choose(self, *, is_warm: bool) -> Worker | None:
-        standbys = [w for w in self._workers.values() if w.state is WorkerState.STANDBY]
+    def _choose(self, release_path: str, *, is_warm: bool) -> Worker | None:
+        standbys = [
+            worker
+            for worker in self._workers.values()
+            if worker.state is WorkerState.STANDBY and worker.release_path == release_path
+        ]
         warm = [worker for worker in standbys if worker.is_warm]
         if warm:
             return warm[0]

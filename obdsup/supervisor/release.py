@@ -15,7 +15,7 @@ from pathlib import Path
 import obdsup
 from obdsup.errors import ConfigError
 
-__all__ = ["Release", "find_release", "own_release"]
+__all__ = ["Release", "find_release", "own_release", "worker_command"]
 
 PROBE_TIMEOUT_S = 20.0
 _PROBE = (
@@ -36,10 +36,11 @@ class Release:
     journal_version: int
     protocol_version: int
 
-    @property
-    def worker_command(self) -> tuple[str, ...]:
-        """How a worker of it is started."""
-        return (self.interpreter, "-m", "obdsup.worker")
+
+def worker_command(path: str) -> tuple[str, ...]:
+    """How a worker of the release at ``path`` is started, without asking it anything. ``-P``: the
+    supervisor's working directory may hold another release's package."""
+    return (str(Path(path) / "bin" / "python"), "-P", "-m", "obdsup.worker")
 
 
 def own_release() -> Release:

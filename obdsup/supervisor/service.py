@@ -79,7 +79,10 @@ class Service:
         self._devices = Devices(self._database, self._providers)
         options = make_options(settings.supervisorctl_socket, obdsup.__version__)
         self._loop = EmbeddedSupervisor(options, self._on_tick)
-        hooks = FleetHooks(self._devices.images, self._devices.on_worker_exited)
+        hooks = FleetHooks(
+            self._devices.images, self._devices.on_worker_exited, self._devices.pinned_release,
+            self._devices.pinned_releases,
+        )  # fmt: skip
         self._fleet = Fleet(settings, self._database, self._events, self._loop, hooks)
         self._choice = ProviderChoice(settings.provider, "not yet chosen")
         self._systemd = Systemd()
@@ -204,7 +207,10 @@ class Service:
 
     def _hand_over(self, request: dict[str, Any], progress: Callable[[str], None]) -> object:
         device = self._devices.get(request.get("name"))
-        device.hand_over()
+        path = request.get("release")
+        if path is not None and not isinstance(path, str):
+            raise ConfigError(f"release {path!r} is not a path")
+        device.hand_over(None if path is None else self._fleet.release_of(path))
         return device_report(device)
 
     def _list_events(self, request: dict[str, Any], progress: Callable[[str], None]) -> object:

@@ -23,6 +23,7 @@ from obdsup.supervisor.fleet import Fleet
 from obdsup.supervisor.journal_file import JournalFile
 from obdsup.supervisor.provider.base import RingHandle, RingProvider
 from obdsup.supervisor.record import Record
+from obdsup.supervisor.release import Release
 from obdsup.supervisor.service_machine import (
     ILLEGAL,
     ServiceAction,
@@ -56,6 +57,7 @@ class _Note:
     event: ServiceEvent
     worker: Worker | None = None
     done: Future[None] | None = None
+    release: Release | None = None
 
 
 class Serving:
@@ -77,6 +79,8 @@ class Serving:
         self._refusals = Backoff(free_failures=0, first_s=0.2)
         self._retry_at_s: float | None = None
         self._completed_at_attach = 0
+        self._target: Release | None = None  # of the hand-over under way
+        self._is_blamed = False  # what was executing at the last death may have caused it
         self._lost_at_s = 0.0
         self._cause = ""
         self._thread = threading.Thread(target=self._run, name=f"serve-{record.name}", daemon=True)
@@ -99,19 +103,24 @@ class Serving:
         """
         self._ask(_E.DRAIN_ASKED)
 
-    def hand_over(self) -> None:
-        """Moves it to a warm standby.
+    def hand_over(self, release: Release | None = None) -> None:
+        """Moves it to a warm standby of ``release``, or of the one it is pinned to.
+
+        The pin is written behind before the old worker is drained. That is enough: a supervisor
+        that finds another pin than the release of the worker that serves keeps the latter.
 
         Raises:
             HandoffError: it did not happen, and why; served as before.
         """
-        self._ask(_E.HANDOVER_ASKED)
+        self._ask(_E.HANDOVER_ASKED, release)
 
     def adopt(self, worker: Worker, ring: RingHandle, journal_fd: int) -> None:
         """A living worker serves it: keeps the fds it gave back."""
         self.ring = ring
         self.journal.take(journal_fd)
         self._completed_at_attach = self.journal.counters().completed
+        if worker.release_path != self._record.row.release:
+            self._record.later(release=worker.release_path)  # a move that was not written in time
         self._inbox.put(_Note(_E.ADOPTED, worker))
 
     def orphaned(self, cause: str) -> None:
@@ -136,9 +145,9 @@ class Serving:
         if self.ring is not None:
             self.ring.close()
 
-    def _ask(self, event: ServiceEvent) -> None:
+    def _ask(self, event: ServiceEvent, release: Release | None = None) -> None:
         done: Future[None] = Future()
-        self._inbox.put(_Note(event, done=done))
+        self._inbox.put(_Note(event, done=done, release=release))
         done.result()
 
     # -- the thread ------------------------------------------------------------------------------
@@ -175,7 +184,7 @@ class Serving:
             )
             return
         self._retry_at_s = None
-        self._done = note.done
+        self._done, self._target = note.done, note.release
         following: ServiceEvent | None = event
         while following is not None:
             self.state, actions = step(self.state, following, time.monotonic())
@@ -186,7 +195,9 @@ class Serving:
     def _count_death(self) -> ServiceEvent:
         assert self.worker is not None
         self._lost_at_s = self.worker.exited_s
-        self._cause = "worker exited"
+        death = self.worker.death
+        self._cause = f"worker {death}" if death is not None else "worker exited"
+        self._is_blamed = death is not None and death.is_blamed
         self.worker = None
         completed = self.journal.counters().completed
         wait_s = self._deaths.failed(
@@ -210,10 +221,9 @@ class Serving:
         return self._serve("recover")
 
     def _serve(self, mode: str) -> ServiceEvent:
-        settings = self._context.settings
         try:
             self._open_ring()
-            worker = self._context.fleet.acquire(self._record.name, settings.start_timeout_s)
+            worker = self._acquire()
         except ObdError as error:
             return self._refused(error)
         sent_s = time.monotonic()
@@ -226,6 +236,21 @@ class Serving:
         self._now_served_by(worker)
         self._note_takeover(answer, mode, (time.monotonic() - sent_s) * 1000)
         return _E.SERVES
+
+    def _acquire(self) -> Worker:
+        """A standby of the release it is pinned to, or soon of our own: I/O waits."""
+        settings, fleet = self._context.settings, self._context.fleet
+        name, pinned = self._record.name, self._record.row.release
+        if not pinned:
+            return fleet.acquire(name, settings.start_timeout_s)
+        try:
+            return fleet.acquire(name, settings.pinned_patience_s)
+        except WorkerLost as error:
+            self._context.events.emit(
+                "takeover.other_release", name, level=logging.WARNING, release=pinned,
+                reason=str(error),
+            )  # fmt: skip
+        return fleet.acquire(name, settings.start_timeout_s, release=fleet.release_of(""))
 
     def _send_serve(self, worker: Worker, mode: str, generation: int) -> dict[str, Any]:
         assert self.ring is not None
@@ -268,7 +293,8 @@ class Serving:
         """A worker that broke the connection is usually dying; one that hangs is killed."""
         if not worker.has_exited.wait(0.2):
             self._context.fleet.fence(worker, reason)
-        worker.has_exited.wait(1.0)
+        if worker.has_exited.wait(1.0) and worker.death is not None and worker.death.is_blamed:
+            self._is_blamed = True
 
     def _fence_owner(self) -> None:
         """The journal's lock is held by a process we do not count on: kill it by its identity."""
@@ -287,6 +313,7 @@ class Serving:
     def _now_served_by(self, worker: Worker) -> None:
         self.worker = worker
         self.reason = ""
+        self._is_blamed = False
         self._refusals.succeeded()
         self._completed_at_attach = self.journal.counters().completed
         if worker.has_exited.is_set():  # before the fleet knew whom to tell: it told an old server
@@ -342,21 +369,27 @@ class Serving:
         started_s = time.monotonic()
         name, image = self._record.name, self._record.row.image_message()
         try:
-            standby = fleet.acquire(name, settings.start_timeout_s, is_warm=True)
+            standby = fleet.acquire(
+                name, settings.start_timeout_s, is_warm=True, release=self._target
+            )
         except ObdError as error:
             return self._handoff_failed(f"no standby: {error}")
+        pinned_before = self._record.row.release
         try:
             standby.link.call_aside("prewarm", settings.serve_timeout_s, device=name, image=image)
+            self._pin(standby.release_path)
             stopped_s = time.monotonic()
             self._drain_worker(old)
             drained_s = time.monotonic()
         except ObdError as error:
+            self._pin(pinned_before)
             fleet.discard(standby)
             return self._handoff_failed(str(error))
         try:
             self._send_serve(standby, "recover", self._new_generation())
         except ObdError as error:
             self._make_sure_it_let_go(standby, error)
+            self._pin(pinned_before)
             return self._fall_back(old, error)
         self._now_served_by(standby)
         fleet.release(old)
@@ -367,6 +400,10 @@ class Serving:
             drain_ms=round((drained_s - stopped_s) * 1000, 3),
         )  # fmt: skip
         return _E.HANDED_OVER
+
+    def _pin(self, release_path: str) -> None:
+        if self._record.row.release != release_path:
+            self._record.later(release=release_path)
 
     def _drain_worker(self, worker: Worker, *, is_last: bool = False) -> None:
         """Returns when the worker has let go, or is proven dead.

@@ -38,6 +38,7 @@ class Settings:
     image_command: tuple[str, ...] = field(default_factory=_image_command)
     hello_timeout_s: float = 2.0  # a living worker that does not answer by then is fenced
     start_timeout_s: float = 30.0  # from spawn to the first hello
+    pinned_patience_s: float = 5.0  # for a standby of a device's release, before ours takes over
     serve_timeout_s: float = 30.0  # opening an image and recovering
     drain_timeout_s: float = 10.0  # what is in flight at a hand-over
     kill_timeout_s: float = 30.0  # a killed process in uninterruptible sleep

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 
 from obdsup.state.process import ProcessIdentity
+from obdsup.supervisor.death import Death
 from obdsup.supervisor.worker_link import WorkerLink
 from obdsup.supervisor.worker_machine import WorkerAction, WorkerEvent, WorkerState, step
 
@@ -25,11 +26,14 @@ class Worker:
     pidfd: int
     link: WorkerLink
     state: WorkerState = WorkerState.STARTING
-    release: str = ""
+    release: str = ""  # the version it says it is
+    release_path: str = ""  # where its release lies; "": the supervisor's own
     device: str = ""  # the one it serves
     is_warm: bool = False  # every image known when it got ready is open
     started_s: float = field(default_factory=time.monotonic)
     exited_s: float = 0.0  # monotonic, when the supervisor noticed
+    is_hung: bool = False  # fenced because it did not move
+    death: Death | None = None  # set before ``has_exited`` and before its devices are told
     has_exited: threading.Event = field(default_factory=threading.Event)
 
     def step(self, event: WorkerEvent) -> tuple[WorkerAction, ...]:

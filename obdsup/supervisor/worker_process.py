@@ -60,6 +60,7 @@ class WorkerProcessConfig(ProcessConfig):  # type: ignore[misc]
         log_path: where its stdout and stderr go; supervisorctl tail reads it.
         on_spawned: called with the process when it was started (not when adopted).
         on_exited: called with the process and its status, or None when that is unknown.
+        release_path: where its release lies, "" for the supervisor's own.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class WorkerProcessConfig(ProcessConfig):  # type: ignore[misc]
         log_path: Path,
         on_spawned: Callable[[WorkerProcess, int], None],
         on_exited: Callable[[WorkerProcess, int | None], None],
+        release_path: str = "",
     ) -> None:
         values: dict[str, Any] = dict.fromkeys(self.req_param_names)
         values.update(
@@ -85,6 +87,7 @@ class WorkerProcessConfig(ProcessConfig):  # type: ignore[misc]
         self.log_path = log_path
         self.on_spawned = on_spawned
         self.on_exited = on_exited
+        self.release_path = release_path
 
     def make_process(self, group: Any = None) -> WorkerProcess:
         made = WorkerProcess(self)

@@ -15,6 +15,8 @@ from obdsup.state.control import ControlClient
 from obdsup.state.process import identify
 from tests.conftest import REPO, eventually
 
+FAKE_WORKER = Path(__file__).with_name("fake_worker.py")
+
 
 def is_alive(pid: int) -> bool:
     return identify(pid) is not None
@@ -37,6 +39,22 @@ class FakeService:
         (folder / "l0").write_bytes(b"layer")
         (folder / "config.v1.json").write_text(json.dumps({"lowers": [{"file": f"{folder}/l0"}]}))
         return folder
+
+    def release(self, name: str) -> Path:
+        """A release of another version, with the fake worker: a virtual environment of its own."""
+        root = self.root / name
+        package = root / "lib" / f"python3.{sys.version_info.minor}" / "site-packages" / "obdsup"
+        package.mkdir(parents=True)
+        (root / "bin").mkdir()
+        (root / "bin" / "python").symlink_to(os.path.realpath(sys.executable))
+        home = Path(sys.base_prefix) / "bin"
+        (root / "pyvenv.cfg").write_text(f"home = {home}\ninclude-system-site-packages = false\n")
+        real = str(REPO / "obdsup")
+        (package / "__init__.py").write_text(f"__version__ = {name!r}\n__path__.append({real!r})\n")
+        (package / "worker.py").write_text(
+            f"import runpy\nrunpy.run_path({str(FAKE_WORKER)!r}, run_name='__main__')\n"
+        )
+        return root
 
     def spawn(self, *options: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
