@@ -9,6 +9,7 @@ All calls may block for seconds and therefore run in a thread, never in the supe
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -50,12 +51,15 @@ class RingHandle:
     fds: list[int]
     map_bytes: int
     is_closed: bool = field(default=False)
+    # Held while the fds are used or closed: nobody uses the number of an fd that was closed.
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def close(self) -> None:
         """Closes the fds; the ring itself lives on in its provider."""
-        while self.fds:
-            os.close(self.fds.pop())
-        self.is_closed = True
+        with self.lock:
+            while self.fds:
+                os.close(self.fds.pop())
+            self.is_closed = True
 
 
 class RingProvider(Protocol):
