@@ -32,6 +32,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--memory", default="2G", help="as QEMU's -m (default %(default)s)")
     run.add_argument("--cpus", type=int, default=2)
     run.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS")
+    run.add_argument(
+        "--init", choices=["command", "systemd"], default="command",
+        help="what PID 1 is: the command's shell, or systemd with the command as a unit of it",
+    )  # fmt: skip
     run.add_argument("--result", type=Path, help="folder for status, dmesg, console.log")
     run.add_argument(
         "--env", action="append", default=[], metavar="NAME[=VALUE]",
@@ -85,6 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
             cpus=options.cpus,
             environment=_environment(options.env),
             copy_back=tuple(path.absolute() for path in options.copy_back),
+            init=options.init,
         )
         try:
             return machine.run(request, image, options.result).status

@@ -24,18 +24,8 @@ mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/confi
 ip link set lo up
 hostname guest
 stty -F /dev/ttyS1 raw -echo
+if [ "$(cat /result/init)" = systemd ]; then
+  . /result/systemd.sh
+fi
 setsid /bin/sh /result/command.sh >/dev/ttyS1 2>&1
-status=$?
-while read -r path; do
-  if [ -e "$path" ]; then
-    mkdir -p "/result/back$(dirname "$path")"
-    cp -a "$path" "/result/back$path"
-  fi
-done </result/back.paths
-dmesg >/result/dmesg
-stty -F /dev/ttyS1 sane # waits until the last byte is out
-echo "$status" >/result/status.new
-mv /result/status.new /result/status
-# Not a power-off: with a dead disk its SYNCHRONIZE CACHE would hang. With -no-reboot QEMU exits.
-echo b >/proc/sysrq-trigger
-sleep 60
+exec /bin/sh /result/ending.sh $?

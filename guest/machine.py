@@ -44,6 +44,7 @@ class Request:
     cpus: int = 2
     environment: Mapping[str, str] = field(default_factory=dict)
     copy_back: tuple[Path, ...] = ()  # absolute paths, the same in guest and host
+    init: str = "command"  # or "systemd": that is PID 1, and the command one of its units
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,9 @@ def _write_orders(request: Request, kernel: Kernel, result: Path) -> None:
     for name in ("status", "status.new", "dmesg", "console.log"):
         (result / name).unlink(missing_ok=True)
     shutil.rmtree(result / "back", ignore_errors=True)
-    shutil.copy2(_HERE / "boot.sh", result / "boot.sh")
+    for script in ("boot.sh", "systemd.sh", "ending.sh"):
+        shutil.copy2(_HERE / script, result / script)
+    (result / "init").write_text(f"{request.init}\n")
     (result / "cwd.path").write_text(f"{request.cwd}\n")
     (result / "modules.path").write_text(f"{kernel.modules.resolve()}\n")
     (result / "back.paths").write_text("".join(f"{path}\n" for path in request.copy_back))
