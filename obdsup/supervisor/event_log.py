@@ -1,7 +1,8 @@
 """Events: one per state transition, from a closed list, to the log and to state.db.
 
 Neither sink is waited for: log lines go through a bounded queue to a thread that writes them (a
-full queue drops lines and counts them), rows through the database's writer.
+full queue drops lines and counts them), rows through the database's writer. Where stderr is the
+systemd journal, lines go to it with fields (journald.py).
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import logging.handlers
 import queue
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from obdsup.state import tables
 from obdsup.state.database import Database
+from obdsup.supervisor.journald import journal_handler
 
-__all__ = ["EVENT_NAMES", "EventLog", "start_logging"]
+__all__ = ["EVENT_NAMES", "Event", "EventLog", "start_logging"]
 
 EVENT_NAMES = frozenset(
     {
@@ -53,8 +57,10 @@ class _DroppingHandler(logging.handlers.QueueHandler):
 
 def start_logging(level: int) -> logging.handlers.QueueListener:
     """Logs to stderr from a thread of its own; the caller stops the listener at exit."""
-    stream = logging.StreamHandler(sys.stderr)
-    stream.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    stream: logging.Handler | None = journal_handler()
+    if stream is None:
+        stream = logging.StreamHandler(sys.stderr)
+        stream.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     lines: queue.Queue[logging.LogRecord] = queue.Queue(LOG_LINES_QUEUED)
     root = logging.getLogger()
     root.setLevel(level)
@@ -69,11 +75,24 @@ def _text(value: object) -> str:
     return repr(text) if not text or any(c in text for c in " \n\"'=") else text
 
 
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event as it is emitted; ``device`` is "" when it concerns none."""
+
+    ts: float
+    name: str
+    device: str
+    level: int
+    fields: dict[str, object]
+
+
 class EventLog:
     """Emits events; safe from any thread, never blocks."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        # Called in the emitting thread with each event; they must not block, nor emit.
+        self.listeners: list[Callable[[Event], None]] = []
 
     def emit(
         self, name: str, device: str = "", *, level: int = logging.INFO, **fields: object
@@ -82,5 +101,11 @@ class EventLog:
         assert name in EVENT_NAMES, name
         parts = [f"dev={device}"] if device else []
         parts += [f"{key}={_text(value)}" for key, value in fields.items()]
-        log.log(level, "%s %s", name, " ".join(parts))
-        self._database.later(tables.add_event(time.time(), name, device, fields))
+        event = Event(time.time(), name, device, level, fields)
+        log.log(level, "%s %s", name, " ".join(parts), extra={"event": event})
+        self._database.later(tables.add_event(event.ts, name, device, fields))
+        for listener in self.listeners:
+            try:
+                listener(event)
+            except Exception:
+                log.exception("a listener of event %s failed", name)

@@ -16,12 +16,12 @@ from obdsup.errors import AlreadyServed, ConfigError, ObdError
 from obdsup.state import process as processes
 from obdsup.state import tables
 from obdsup.state.database import Database
-from obdsup.state.device import EventRow
 from obdsup.supervisor.adoption import Adoption
 from obdsup.supervisor.control_server import ControlServer, Operation
 from obdsup.supervisor.device_report import device_report
 from obdsup.supervisor.devices import Devices
 from obdsup.supervisor.embedding import EmbeddedSupervisor, make_options
+from obdsup.supervisor.event_feed import EventFeed
 from obdsup.supervisor.event_log import EventLog
 from obdsup.supervisor.fleet import Fleet, FleetHooks
 from obdsup.supervisor.provider import ProviderChoice, Providers
@@ -75,6 +75,7 @@ class Service:
         self._boot_id = processes.boot_id()
         self._database = Database(settings.state_dir / "state.db")
         self._events = EventLog(self._database)
+        self._feed = EventFeed(self._database, self._events)
         self._providers = providers or Providers(settings.run_dir / "rings")
         self._devices = Devices(self._database, self._providers)
         options = make_options(settings.supervisorctl_socket, obdsup.__version__)
@@ -156,7 +157,7 @@ class Service:
             ),
             "device.remove": self._remove,
             "device.handover": self._hand_over,
-            "events": self._list_events,
+            **self._feed.operations(),
             "shutdown": self._shutdown,
         }
 
@@ -212,18 +213,6 @@ class Service:
             raise ConfigError(f"release {path!r} is not a path")
         device.hand_over(None if path is None else self._fleet.release_of(path))
         return device_report(device)
-
-    def _list_events(self, request: dict[str, Any], progress: Callable[[str], None]) -> object:
-        since = request.get("since", 0)
-        if not isinstance(since, int) or isinstance(since, bool) or since < 0:
-            raise ConfigError(f"since {since!r} is not an event number")
-        self._database.flush()
-        rows: list[EventRow] = self._database.read(tables.events_since(since))  # type: ignore[assignment]
-        return [
-            {"id": row.seq, "ts": row.ts, "event": row.name, "device": row.device,
-             "fields": row.fields}
-            for row in rows
-        ]  # fmt: skip
 
     def _shutdown(self, request: dict[str, Any], progress: Callable[[str], None]) -> object:
         self._loop.stop()
