@@ -80,6 +80,13 @@ static int allocate_tables(struct obd_device *device, struct obd_errinfo *info)
 	return 0;
 }
 
+/* Threads of a predecessor. */
+static void forget_threads(struct obd_journal *journal)
+{
+	for (uint32_t i = 0; i < OBD_JOURNAL_THREADS; i++)
+		obd_journal_set_thread(journal, i, 0);
+}
+
 static int attach_fresh(struct obd_device *device, const struct obd_journal_identity *identity,
 			struct obd_errinfo *info)
 {
@@ -179,6 +186,7 @@ int obd_device_create(const struct obd_attach_spec *spec, struct obd_pool *pool,
 	result->already_done = device->replay.already_done;
 	result->dropped = device->replay.dropped;
 	result->attach_ns = obd_now_ns() - begin_ns;
+	forget_threads(&device->flight.journal);
 	*ret = device;
 	return 0;
 }
@@ -334,14 +342,34 @@ static bool is_slowed(const struct obd_journal_slot *slot)
 	return OBD_CHEAT(slow_lap) && !slot->ring_offset;
 }
 
+static uint32_t own_thread(void)
+{
+	static _Thread_local uint32_t tid;
+
+	if (!tid)
+		tid = (uint32_t)gettid();
+	return tid;
+}
+
+static int run(struct obd_command *command, uint32_t flags)
+{
+	struct obd_command_site site = site_of(command);
+	struct obd_journal *journal = &command->device->flight.journal;
+	int rc;
+
+	obd_journal_set_thread(journal, command->slot, own_thread());
+	rc = obd_command_run(&site, &command->op, flags, &command->response);
+	obd_journal_set_thread(journal, command->slot, 0);
+	return rc;
+}
+
 static void run_on_pool(struct obd_task *task)
 {
 	struct obd_command *command = (struct obd_command *)task;
-	struct obd_command_site site = site_of(command);
 
-	if (is_slowed(site.slot))
+	if (is_slowed(site_of(command).slot))
 		obd_planted_sleep_ms(1500);
-	obd_command_run(&site, &command->op, 0, &command->response);
+	run(command, 0);
 }
 
 static bool changes_data(const struct obd_scsi_op *op)
@@ -370,8 +398,7 @@ static void start(struct obd_command *command, uint64_t now_ns)
 		obd_respond_good(&command->response);
 		return publish(command, now_ns);
 	}
-	if (is_quick(&command->op) && !is_slowed(site.slot) &&
-	    !obd_command_run(&site, &command->op, OBD_READ_NOWAIT, &command->response))
+	if (is_quick(&command->op) && !is_slowed(site.slot) && !run(command, OBD_READ_NOWAIT))
 		return publish(command, now_ns);
 	command->task.run = run_on_pool;
 	device->running++;

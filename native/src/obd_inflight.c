@@ -41,6 +41,7 @@ HEADER_AT(pub_slot, 196);
 HEADER_AT(pub_tail_before, 200);
 HEADER_AT(pub_tail_after, 204);
 HEADER_AT(counters, 256);
+HEADER_AT(threads, 2048);
 _Static_assert(sizeof(struct obd_journal_header) <= OBD_JOURNAL_HEADER_BYTES, "header");
 _Static_assert(offsetof(struct obd_journal_slot, sequence) == 4, "slot");
 _Static_assert(offsetof(struct obd_journal_slot, ring_offset) == 8, "slot");

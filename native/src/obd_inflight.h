@@ -8,6 +8,7 @@
 #ifndef OBD_INFLIGHT_H
 #define OBD_INFLIGHT_H
 
+#include "obd_barrier.h"
 #include "obd_err.h"
 #include "obd_journal.h"
 #include "obd_ring.h"
@@ -37,6 +38,8 @@ struct obd_journal_header { /* the table in obd_journal.h */
 	uint32_t pub_tail_after;
 	uint8_t zero3[48];
 	struct obd_journal_counters counters;
+	uint8_t zero4[2048 - 256 - sizeof(struct obd_journal_counters)];
+	uint32_t threads[OBD_JOURNAL_THREADS];
 };
 
 struct obd_journal {
@@ -81,6 +84,13 @@ void obd_journal_format(struct obd_journal *journal, const struct obd_journal_id
 
 /* The generation and owner are ours from here on. */
 void obd_journal_own(struct obd_journal *journal, uint64_t generation);
+
+/* Says which thread works on a slot, 0: none. Any thread; what it says is advice. */
+static inline void obd_journal_set_thread(struct obd_journal *journal, uint32_t slot, uint32_t tid)
+{
+	if (slot < OBD_JOURNAL_THREADS)
+		obd_store_relaxed(&journal->header->threads[slot], tid);
+}
 
 /* Unmaps and unlocks; the file stays as it is. */
 void obd_journal_close(struct obd_journal *journal);

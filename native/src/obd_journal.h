@@ -28,7 +28,12 @@
  *   |  200 |    4 | pub_tail_before   | cmd_tail before the commit point                        |
  *   |  204 |    4 | pub_tail_after    | cmd_tail after it                                       |
  *   |  256 |  ... | counters          | struct obd_journal_counters: read by the supervisor     |
+ *   | 2048 | 1024 | threads           | 256 * u32: thread id that works on slot i, 0: none      |
  *   | 4096 |      | slots             | slot_cnt * slot_bytes                                   |
+ *
+ * `threads` is advisory: relaxed stores, for whoever judges whether a thread hangs. Slots from 256
+ * on have no entry, and what a dead process or an older release left there is not taken back: an
+ * id counts only while its slot is EXECUTING and the thread belongs to owner_pid.
  *
  * Order of stores and the one commit point: ring.md "The journal", and native/DESIGN.md.
  *
@@ -52,6 +57,7 @@
 #define OBD_JOURNAL_DEFAULT_SLOTS  256u
 #define OBD_JOURNAL_MAX_IOV	   256u
 #define OBD_JOURNAL_MAX_CDB	   32u
+#define OBD_JOURNAL_THREADS	   256u
 #define OBD_JOURNAL_GENERATION_MAX ((uint64_t)1 << 62) /* no life is so long: damage */
 
 enum obd_slot_state { /* uint32_t in the file; never renumbered */
@@ -99,10 +105,12 @@ struct obd_journal_counters {	   /* at byte 256; all uint64_t, only appended to 
 	uint64_t other_cmds;
 	uint64_t read_bytes;
 	uint64_t write_bytes;
-	uint64_t medium_errors; /* completed with MEDIUM ERROR */
-	uint64_t refused_cmds;	/* completed with ILLEGAL REQUEST or DATA PROTECT */
-	uint64_t in_flight;	/* right now */
-	uint64_t resets;	/* journals started over after reset_ring */
+	uint64_t medium_errors;	 /* completed with MEDIUM ERROR */
+	uint64_t refused_cmds;	 /* completed with ILLEGAL REQUEST or DATA PROTECT */
+	uint64_t in_flight;	 /* right now */
+	uint64_t resets;	 /* journals started over after reset_ring */
+	uint64_t foreign_resets; /* rings that somebody else reset while we served them */
+	uint64_t poisoned;	 /* completed with MEDIUM ERROR instead of executed once more */
 };
 
 #endif

@@ -295,6 +295,21 @@ static bool is_waiting(void *context)
 	return atomic_load(&gate->waiting) > 0;
 }
 
+/* How many commands have a thread by the journal; each thread is one of this process. */
+static uint32_t threads_at_work(const struct site *site)
+{
+	uint32_t threads[OBD_JOURNAL_THREADS], cnt = 0;
+	char path[64];
+
+	REQUIRE(pread(site->journal_fd, threads, sizeof(threads), 2048) == sizeof(threads));
+	for (uint32_t i = 0; i < OBD_JOURNAL_THREADS; i++) {
+		snprintf(path, sizeof(path), "/proc/self/task/%u", threads[i]);
+		REQUIRE(!threads[i] || !access(path, F_OK));
+		cnt += threads[i] != 0;
+	}
+	return cnt;
+}
+
 /* A device whose disk hangs: its own quick commands and other devices go on. */
 static void test_hanging_disk_stops_nobody_else(void)
 {
@@ -325,12 +340,14 @@ static void test_hanging_disk_stops_nobody_else(void)
 	while (stuck.done == 0) /* TEST UNIT READY overtakes */
 		take_some(&stuck);
 	REQUIRE(stuck.done == 1 && stuck.kernel.queued == 20);
+	REQUIRE(threads_at_work(&stuck) == 3);
 	REQUIRE(obd_engine_detach(engine, id, 20, &info) == OBD_E_TIMEOUT);
 	REQUIRE(queue_read(&stuck, 100)); /* it goes on being served */
 	atomic_store(&gate.is_shut, 0);
 	settle(&stuck);
 	REQUIRE(stuck.done == 22 && stuck.failed == 0 && stuck.wrong == 0);
 	REQUIRE(atomic_load(&gate.peak) <= 3); /* of four threads */
+	REQUIRE(threads_at_work(&stuck) == 0);
 	REQUIRE(!obd_engine_detach(engine, id, WAIT_MS, &info));
 	engine_stop(engine, thread);
 	REQUIRE(fine.wrong == 0 && fine.failed == 0);

@@ -15,6 +15,7 @@ it gives is a snapshot without a lock: single fields are exact, sums over fields
 | 128, 136, 144 | 8 each | generation, next, append_reserved |
 | 192..204 | 4 each | pub_valid, pub_slot, pub_tail_before, pub_tail_after |
 | 256 | 8 each | counters, in the order of ``JournalCounters`` |
+| 2048 | 256 x 4 | threads: id of the thread that works on slot i, 0: none |
 | header_bytes | | slots |
 """
 
@@ -27,7 +28,14 @@ from dataclasses import dataclass, fields
 
 from obdsup.errors import StateError
 
-__all__ = ["JournalCounters", "JournalHeader", "JournalReader", "JournalSlot", "Publication"]
+__all__ = [
+    "ExecutingCommand",
+    "JournalCounters",
+    "JournalHeader",
+    "JournalReader",
+    "JournalSlot",
+    "Publication",
+]
 
 MAGIC = b"OBDJRNL\0"
 LAYOUT_VERSION = 1
@@ -40,6 +48,10 @@ PUBLICATION_OFFSET = 192
 PUBLICATION = struct.Struct("<IIII")
 COUNTERS_OFFSET = 256
 SLOT = struct.Struct("<IIIHHII32sQ")
+SLOTS_SHAPE_OFFSET = 48
+SLOTS_SHAPE = struct.Struct("<II")
+THREADS_OFFSET = 2048
+THREADS = struct.Struct("<256I")
 SLOT_STATE_NAMES = {0: "free", 1: "valid", 2: "executing"}
 GENERATION_MAX = 1 << 62
 MAX_SLOTS = 65536
@@ -106,6 +118,8 @@ class JournalCounters:
     refused_cmds: int
     in_flight: int
     resets: int
+    foreign_resets: int
+    poisoned: int
 
 
 COUNTERS = struct.Struct(f"<{len(fields(JournalCounters))}Q")
@@ -134,6 +148,18 @@ class JournalSlot:
     attempts: int
     cdb: bytes
     picked_up_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutingCommand:
+    """A command that a thread of the serving worker is working on."""
+
+    slot: int
+    tid: int
+    sequence: int
+    picked_up_ns: int
+    attempts: int
+    cdb: bytes
 
 
 class JournalReader:
@@ -220,6 +246,33 @@ class JournalReader:
                                 cdb[: min(cdb_bytes, 32)], picked_up_ns)
                 )  # fmt: skip
         return sorted(found, key=lambda slot: slot.sequence)
+
+    def executing(self) -> list[ExecutingCommand]:
+        """The commands that have a thread right now, in slot order; one small read for each.
+
+        What waits for a free thread, what lies in slots beyond the 256th, and everything of a
+        worker of a release that does not store thread ids, is missing. A thread id may be left
+        over from a worker that died, for as long as its slot is in use: the caller looks whether
+        the thread belongs to ``owner_pid``. Empty when there is no journal.
+        """
+        threads = os.pread(self._fd, THREADS.size, THREADS_OFFSET)
+        if len(threads) != THREADS.size or not any(threads):
+            return []
+        slot_cnt, slot_bytes = SLOTS_SHAPE.unpack(
+            self._read(SLOTS_SHAPE_OFFSET, SLOTS_SHAPE.size, "slot_cnt and slot_bytes")
+        )
+        found = []
+        for index, tid in enumerate(THREADS.unpack(threads)):
+            if not tid or index >= slot_cnt:
+                continue
+            raw = os.pread(self._fd, SLOT.size, HEADER_BYTES + index * slot_bytes)
+            if len(raw) != SLOT.size:
+                break
+            state, sequence, _, _, cdb_bytes, _, attempts, cdb, picked_up_ns = SLOT.unpack(raw)
+            if SLOT_STATE_NAMES.get(state) == "executing":
+                cdb = cdb[: min(cdb_bytes, len(cdb))]
+                found.append(ExecutingCommand(index, tid, sequence, picked_up_ns, attempts, cdb))
+        return found
 
     def _read(self, offset: int, size: int, what: str) -> bytes:
         raw = os.pread(self._fd, size, offset)

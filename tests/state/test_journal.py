@@ -30,7 +30,7 @@ def make_journal(slots: list[tuple[int, int]] | None = None, generation: int = 7
     struct.pack_into("<I", raw, 124, journal.crc32c(bytes(raw[:124])))
     struct.pack_into("<QQQ", raw, 128, generation, (99 << 32) | 448, 4096)
     struct.pack_into("<IIII", raw, 192, 1, 2, 128, 256)
-    struct.pack_into("<22Q", raw, 256, *range(1, 23))
+    struct.pack_into("<24Q", raw, 256, *range(1, 25))
     for index, (state, sequence) in enumerate(slots or []):
         offset = 4096 + index * SLOT_BYTES
         struct.pack_into("<IIIHH", raw, offset, state, sequence, 64, 5, 10)
@@ -65,8 +65,26 @@ def test_reads_every_part(read) -> None:  # type: ignore[no-untyped-def]
     assert reader.next_position() == (99, 448)
     assert reader.append_reserved_bytes() == 4096
     assert reader.publication() == journal.Publication(True, 2, 128, 256)
-    assert reader.counters() == JournalCounters(*range(1, 23))
+    assert reader.counters() == JournalCounters(*range(1, 25))
     assert [(s.sequence, s.state) for s in reader.slots()] == [(11, "valid"), (12, "executing")]
+
+
+def test_names_the_commands_that_have_a_thread(read) -> None:  # type: ignore[no-untyped-def]
+    raw = make_journal([(2, 5), (1, 6), (0, 0), (2, 8)])
+    struct.pack_into("<4I", raw, journal.THREADS_OFFSET, 501, 502, 503, 504)
+    struct.pack_into("<I", raw, journal.THREADS_OFFSET + 4 * 9, 510)  # beyond the last slot
+    struct.pack_into("<32sQ", raw, 4096 + 3 * SLOT_BYTES + 24, b"\x28" + bytes(31), 77)
+    found = read(raw).executing()
+    assert [(c.slot, c.tid, c.sequence) for c in found] == [(0, 501, 5), (3, 504, 8)]
+    assert (found[1].picked_up_ns, found[1].cdb) == (77, b"\x28" + bytes(9))
+
+
+@pytest.mark.parametrize("length", [0, 3000, 4096, 4096 + 3 * SLOT_BYTES])
+def test_a_short_journal_executes_what_it_holds(read, length: int) -> None:  # type: ignore[no-untyped-def]
+    raw = make_journal([(2, 5), (0, 0), (0, 0), (2, 8)])
+    struct.pack_into("<4I", raw, journal.THREADS_OFFSET, 501, 0, 0, 504)
+    found = read(raw[:length]).executing()
+    assert [c.slot for c in found] == ([0] if length > 4096 else [])
 
 
 @pytest.mark.parametrize("offset", [0, 8, 12, 16, 32, 48, 52, 56, 60, 64, 72, 100, 124])
@@ -106,6 +124,7 @@ def test_layout_equals_the_c_header(tmp_path: Path) -> None:
             "cdb", "picked_up_ns"]  # fmt: skip
     probes += [f'printf("slot.{n} %zu\\n", offsetof(struct obd_journal_slot, {n}));' for n in slot]
     probes.append('printf("counters %zu\\n", sizeof(struct obd_journal_counters));')
+    probes.append('printf("threads %u\\n", OBD_JOURNAL_THREADS);')
     probes.append('printf("version %u\\n", OBD_JOURNAL_VERSION);')
     probes.append('printf("generation_max %lu\\n", OBD_JOURNAL_GENERATION_MAX);')
     source = tmp_path / "probe.c"
@@ -117,6 +136,7 @@ def test_layout_equals_the_c_header(tmp_path: Path) -> None:
     out = subprocess.run([tmp_path / "probe"], capture_output=True, text=True, check=True).stdout
     found = dict(re.findall(r"(\S+) (\d+)", out))
     assert int(found["counters"]) == journal.COUNTERS.size
+    assert 4 * int(found["threads"]) == journal.THREADS.size
     assert int(found["version"]) == journal.LAYOUT_VERSION
     assert int(found["generation_max"]) == journal.GENERATION_MAX
     assert [int(found[name]) for name in names] == [8 * i for i in range(len(names))]
@@ -132,3 +152,4 @@ def test_table_in_the_c_header_names_the_same_offsets() -> None:
     assert table["crc32c"] == journal.CRC_OFFSET
     assert table["pub_valid"] == journal.PUBLICATION_OFFSET
     assert table["counters"] == journal.COUNTERS_OFFSET
+    assert table["threads"] == journal.THREADS_OFFSET
