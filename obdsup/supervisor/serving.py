@@ -1,7 +1,8 @@
 """Who serves one device: the thread that carries out service_machine's actions.
 
 Take-overs of different devices run in parallel, each in its device's thread; a slow image or a
-blocked provider delays nobody else. The ring's fds and the journal's are held here.
+blocked provider delays nobody else. What an action does is in ``takeover`` and ``handover``; the
+fds are in ``ring_keeper``.
 """
 
 from __future__ import annotations
@@ -12,18 +13,16 @@ import random
 import threading
 import time
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-from obdsup.errors import AlreadyServed, HandoffError, ObdError, StateError, WorkerLost
-from obdsup.state.device import Takeover
+from obdsup.errors import ObdError, StateError, WorkerLost
 from obdsup.supervisor.backoff import Backoff
-from obdsup.supervisor.event_log import EventLog
-from obdsup.supervisor.fleet import Fleet
+from obdsup.supervisor.handover import HandOver
 from obdsup.supervisor.journal_file import JournalFile
 from obdsup.supervisor.provider.base import RingHandle, RingProvider
 from obdsup.supervisor.record import Record
 from obdsup.supervisor.release import Release
+from obdsup.supervisor.ring_keeper import RingKeeper, ServingContext
 from obdsup.supervisor.service_machine import (
     ILLEGAL,
     ServiceAction,
@@ -31,23 +30,13 @@ from obdsup.supervisor.service_machine import (
     ServiceState,
     step,
 )
-from obdsup.supervisor.settings import Settings
+from obdsup.supervisor.takeover import Loss, TakeOver, is_journal_refusal
 from obdsup.supervisor.worker import Worker
 
 __all__ = ["Serving", "ServingContext"]
 
 _E, _A = ServiceEvent, ServiceAction
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ServingContext:
-    """What all devices share."""
-
-    settings: Settings
-    events: EventLog
-    fleet: Fleet
-    boot_id: str
 
 
 @dataclass(slots=True)
@@ -66,11 +55,9 @@ class Serving:
     def __init__(self, context: ServingContext, record: Record, provider: RingProvider) -> None:
         self._context = context
         self._record = record
-        self._provider = provider
+        self._keeper = RingKeeper(context, record, provider)
         self.state = ServiceState.UNSERVED
         self.worker: Worker | None = None
-        self.ring: RingHandle | None = None
-        self.journal = JournalFile(context.settings.journal_path(record.name))
         self.reason = ""
         self._inbox: queue.SimpleQueue[_Note | None] = queue.SimpleQueue()
         self._done: Future[None] | None = None
@@ -80,11 +67,19 @@ class Serving:
         self._retry_at_s: float | None = None
         self._completed_at_attach = 0
         self._target: Release | None = None  # of the hand-over under way
-        self._is_blamed = False  # what was executing at the last death may have caused it
-        self._lost_at_s = 0.0
-        self._cause = ""
+        self._loss = Loss()
         self._thread = threading.Thread(target=self._run, name=f"serve-{record.name}", daemon=True)
         self._thread.start()
+
+    @property
+    def ring(self) -> RingHandle | None:
+        """The ring's fds, while they are held."""
+        return self._keeper.ring
+
+    @property
+    def journal(self) -> JournalFile:
+        """The in-flight journal; readable without asking the worker."""
+        return self._keeper.journal
 
     # -- asked by operations, in their threads --------------------------------------------------
     def attach(self) -> None:
@@ -116,8 +111,7 @@ class Serving:
 
     def adopt(self, worker: Worker, ring: RingHandle, journal_fd: int) -> None:
         """A living worker serves it: keeps the fds it gave back."""
-        self.ring = ring
-        self.journal.take(journal_fd)
+        self._keeper.adopt(ring, journal_fd)
         self._completed_at_attach = self.journal.counters().completed
         if worker.release_path != self._record.row.release:
             self._record.later(release=worker.release_path)  # a move that was not written in time
@@ -125,7 +119,7 @@ class Serving:
 
     def orphaned(self, cause: str) -> None:
         """It was served and nobody does now: take over at once."""
-        self._cause, self._lost_at_s = cause, time.monotonic()
+        self._loss = Loss(time.monotonic(), cause)
         self._inbox.put(_Note(_E.ORPHANED))
 
     def worker_exited(self, worker: Worker) -> None:
@@ -136,14 +130,11 @@ class Serving:
         """Ends the thread and closes the fds, after the device is gone."""
         self._inbox.put(None)
         self._thread.join()
-        if self.ring is not None:
-            self.ring.close()
-        self.journal.close()
+        self._keeper.close()
 
     def let_go_of_ring(self) -> None:
         """Closes the ring's fds; only after ``drain``."""
-        if self.ring is not None:
-            self.ring.close()
+        self._keeper.let_go_of_ring()
 
     def _ask(self, event: ServiceEvent, release: Release | None = None) -> None:
         done: Future[None] = Future()
@@ -194,10 +185,12 @@ class Serving:
 
     def _count_death(self) -> ServiceEvent:
         assert self.worker is not None
-        self._lost_at_s = self.worker.exited_s
         death = self.worker.death
-        self._cause = f"worker {death}" if death is not None else "worker exited"
-        self._is_blamed = death is not None and death.is_blamed
+        self._loss = Loss(
+            self.worker.exited_s,
+            f"worker {death}" if death is not None else "worker exited",
+            is_blamed=death is not None and death.is_blamed,
+        )
         self.worker = None
         completed = self.journal.counters().completed
         wait_s = self._deaths.failed(
@@ -221,133 +214,37 @@ class Serving:
         return self._serve("recover")
 
     def _serve(self, mode: str) -> ServiceEvent:
+        attempt = TakeOver(self._context, self._record, self._keeper)
         try:
-            self._open_ring()
-            worker = self._acquire()
+            worker = attempt.run(mode, self._loss)
         except ObdError as error:
-            return self._refused(error)
-        sent_s = time.monotonic()
-        try:
-            answer = self._send_serve(worker, mode, self._new_generation())
-        except ObdError as error:
-            return self._serve_failed(worker, error)
-        finally:
-            self._context.fleet.replenish_soon()
-        self._now_served_by(worker)
-        self._note_takeover(answer, mode, (time.monotonic() - sent_s) * 1000)
-        return _E.SERVES
-
-    def _acquire(self) -> Worker:
-        """A standby of the release it is pinned to, or soon of our own: I/O waits."""
-        settings, fleet = self._context.settings, self._context.fleet
-        name, pinned = self._record.name, self._record.row.release
-        if not pinned:
-            return fleet.acquire(name, settings.start_timeout_s)
-        try:
-            return fleet.acquire(name, settings.pinned_patience_s)
-        except WorkerLost as error:
-            self._context.events.emit(
-                "takeover.other_release", name, level=logging.WARNING, release=pinned,
-                reason=str(error),
-            )  # fmt: skip
-        return fleet.acquire(name, settings.start_timeout_s, release=fleet.release_of(""))
-
-    def _send_serve(self, worker: Worker, mode: str, generation: int) -> dict[str, Any]:
-        assert self.ring is not None
-        row = self._record.row
-        self._record.later(generation=generation, worker_id=worker.id)
-        return worker.link.call(
-            "serve",
-            self._context.settings.serve_timeout_s,
-            [*self.ring.fds, self.journal.fd],
-            device=row.name,
-            uuid=row.uuid,
-            image=row.image_message(),
-            generation=generation,
-            mode=mode,
-            boot_id=self._context.boot_id,
-            ring={"kind": self.ring.kind, "map_bytes": self.ring.map_bytes},
-        ).body
-
-    def _serve_failed(self, worker: Worker, error: ObdError) -> ServiceEvent:
-        """Makes sure that nobody serves before anything else is tried."""
-        fleet = self._context.fleet
-        if isinstance(error, WorkerLost):
-            self._make_sure_it_is_dead(worker, str(error))
-        elif isinstance(error, AlreadyServed):
-            fleet.give_back(worker)
-            self._fence_owner()
-        else:
-            fleet.give_back(worker)
-        is_journal = isinstance(error, StateError) and error.fields.get("code") == "OBD_E_JOURNAL"
-        if is_journal and self.state is ServiceState.RECOVERING:
+            if attempt.is_blamed:
+                self._loss = replace(self._loss, is_blamed=True)
             self._error = error
-            return _E.JOURNAL_REFUSED
-        return self._refused(error)
-
-    def _refused(self, error: ObdError) -> ServiceEvent:
-        self._error = error
-        return _E.REFUSED
-
-    def _make_sure_it_is_dead(self, worker: Worker, reason: str) -> None:
-        """A worker that broke the connection is usually dying; one that hangs is killed."""
-        if not worker.has_exited.wait(0.2):
-            self._context.fleet.fence(worker, reason)
-        if worker.has_exited.wait(1.0) and worker.death is not None and worker.death.is_blamed:
-            self._is_blamed = True
-
-    def _fence_owner(self) -> None:
-        """The journal's lock is held by a process we do not count on: kill it by its identity."""
-        pid = self.journal.counters().owner_pid
-        for worker in self._context.fleet.workers():
-            if worker.identity.pid == pid:
-                self._context.fleet.fence(worker, f"holds the ring of {self._record.name}")
-
-    def _open_ring(self) -> None:
-        if self.ring is None or self.ring.is_closed:
-            self.ring = self._provider.open_ring(self._record.row.provider_ids)
-
-    def _new_generation(self) -> int:
-        return max(self._record.row.generation, self.journal.generation()) + 1
+            is_recovering = self.state is ServiceState.RECOVERING
+            return _E.JOURNAL_REFUSED if is_recovering and is_journal_refusal(error) else _E.REFUSED
+        self._now_served_by(worker)
+        return _E.SERVES
 
     def _now_served_by(self, worker: Worker) -> None:
         self.worker = worker
         self.reason = ""
-        self._is_blamed = False
+        self._loss = Loss()
         self._refusals.succeeded()
         self._completed_at_attach = self.journal.counters().completed
         if worker.has_exited.is_set():  # before the fleet knew whom to tell: it told an old server
             self.worker_exited(worker)
 
-    def _note_takeover(self, answer: dict[str, Any], mode: str, serve_ms: float) -> None:
-        row = self._record.row
-        if self.state is ServiceState.ATTACHING:
-            return
-        now = time.monotonic()
-        duration_ms = (now - (self._lost_at_s or now)) * 1000
-        recovered = int(answer.get("recovered", 0))
-        self._record.later(
-            takeovers=row.takeovers + 1,
-            last_takeover=Takeover(time.time(), round(duration_ms, 3), recovered, self._cause),
-            reason="",
-        )
-        self._context.events.emit(
-            "takeover.done", row.name, gen=row.generation, mode=mode, dur_ms=round(duration_ms, 3),
-            serve_ms=round(serve_ms, 3), attach_ms=int(answer.get("attach_ns", 0)) / 1e6,
-            recovered=recovered, already_done=answer.get("already_done", 0),
-            dropped=answer.get("dropped", 0), worker=row.worker_id, reason=self._cause,
-        )  # fmt: skip
-        self._lost_at_s = 0.0
-
     def _reset_ring(self) -> ServiceEvent:
         """The journal can not be trusted. Nobody serves: see service_machine."""
+        cause = str(self._error)
         try:
-            self._provider.reset_ring(self._record.row.provider_ids)
+            self._keeper.reset()
         except ObdError as error:
-            return self._refused(error)
-        self.journal.start_over()
+            self._error = error
+            return _E.REFUSED
         self._context.events.emit(
-            "ring.reset", self._record.name, level=logging.WARNING, reason=str(self._error)
+            "ring.reset", self._record.name, level=logging.WARNING, reason=cause
         )
         return _E.RING_RESET
 
@@ -364,100 +261,21 @@ class Serving:
         self._report_error()
 
     def _hand_over(self) -> ServiceEvent:
-        old, fleet, settings = self.worker, self._context.fleet, self._context.settings
+        old = self.worker
         assert old is not None
-        started_s = time.monotonic()
-        name, image = self._record.name, self._record.row.image_message()
-        try:
-            standby = fleet.acquire(
-                name, settings.start_timeout_s, is_warm=True, release=self._target
-            )
-        except ObdError as error:
-            return self._handoff_failed(f"no standby: {error}")
-        pinned_before = self._record.row.release
-        try:
-            standby.link.call_aside("prewarm", settings.serve_timeout_s, device=name, image=image)
-            self._pin(standby.release_path)
-            stopped_s = time.monotonic()
-            self._drain_worker(old)
-            drained_s = time.monotonic()
-        except ObdError as error:
-            self._pin(pinned_before)
-            fleet.discard(standby)
-            return self._handoff_failed(str(error))
-        try:
-            self._send_serve(standby, "recover", self._new_generation())
-        except ObdError as error:
-            self._make_sure_it_let_go(standby, error)
-            self._pin(pinned_before)
-            return self._fall_back(old, error)
-        self._now_served_by(standby)
-        fleet.release(old)
-        now = time.monotonic()
-        self._context.events.emit(
-            "handoff.done", name, gen=self._record.row.generation, worker=standby.id,
-            dur_ms=round((now - started_s) * 1000, 3), stall_ms=round((now - stopped_s) * 1000, 3),
-            drain_ms=round((drained_s - stopped_s) * 1000, 3),
-        )  # fmt: skip
-        return _E.HANDED_OVER
-
-    def _pin(self, release_path: str) -> None:
-        if self._record.row.release != release_path:
-            self._record.later(release=release_path)
-
-    def _drain_worker(self, worker: Worker, *, is_last: bool = False) -> None:
-        """Returns when the worker has let go, or is proven dead.
-
-        Args:
-            is_last: nobody takes it over: the worker syncs and completes the upper's files.
-
-        Raises:
-            ObdError: it goes on serving.
-        """
-        timeout_s = self._context.settings.drain_timeout_s
-        try:
-            worker.link.call(
-                "drain", timeout_s + 2, device=self._record.name,
-                timeout_ms=int(timeout_s * 1000), is_last=is_last,
-            )  # fmt: skip
-        except WorkerLost as error:
-            self._make_sure_it_is_dead(worker, str(error))
-
-    def _make_sure_it_let_go(self, worker: Worker, error: ObdError) -> None:
-        if isinstance(error, WorkerLost):
-            self._make_sure_it_is_dead(worker, str(error))
-        else:
-            self._context.fleet.discard(worker)
-
-    def _fall_back(self, old: Worker, cause: ObdError) -> ServiceEvent:
-        """Nobody serves: the old worker again, under yet another generation."""
-        try:
-            if old.has_exited.is_set():
-                raise WorkerLost(f"worker {old.id} has exited", worker=old.id)
-            self._send_serve(old, "recover", self._new_generation())
-        except ObdError as error:
-            self._make_sure_it_let_go(old, error)
+        end = HandOver(self._context, self._record, self._keeper, old).run(self._target)
+        self._error = end.error
+        if end.worker is None:
             self.worker = None
-            self._lost_at_s, self._cause = time.monotonic(), "hand-over failed"
-            self._handoff_failed(f"{cause}; and the old worker: {error}")
+            self._loss = Loss(time.monotonic(), "hand-over failed")
             return _E.HANDOVER_LOST
-        self._now_served_by(old)
-        return self._handoff_failed(str(cause))
-
-    def _handoff_failed(self, reason: str) -> ServiceEvent:
-        name = self._record.name
-        self._error = HandoffError(
-            f"device {name} was not handed over: {reason}", hint="it is served as before"
-        )
-        self._context.events.emit("handoff.failed", name, level=logging.WARNING, reason=reason)
-        if self.worker is not None and self.worker.has_exited.is_set():
-            self.worker_exited(self.worker)  # its note came while we were busy
-        return _E.FELL_BACK
+        self._now_served_by(end.worker)
+        return _E.FELL_BACK if end.error else _E.HANDED_OVER
 
     def _drain(self) -> ServiceEvent:
         assert self.worker is not None
         try:
-            self._drain_worker(self.worker, is_last=True)
+            self._keeper.take_back(self.worker, is_last=True)
         except ObdError as error:
             self._error = error
             return _E.DRAIN_FAILED

@@ -1,0 +1,141 @@
+"""The ring and the journal of one device: held here, given to a worker, taken back.
+
+All methods block and are called by the device's thread. Whoever calls ``give`` knows that nobody
+serves; ``take_back`` and ``prove_dead`` are how it gets to know.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from obdsup.errors import ObdError, WorkerLost
+from obdsup.supervisor.event_log import EventLog
+from obdsup.supervisor.fleet import Fleet
+from obdsup.supervisor.journal_file import JournalFile
+from obdsup.supervisor.provider.base import RingHandle, RingProvider
+from obdsup.supervisor.record import Record
+from obdsup.supervisor.settings import Settings
+from obdsup.supervisor.worker import Worker
+
+__all__ = ["RingKeeper", "ServingContext"]
+
+DYING_S = 0.2  # a worker that broke the connection is usually dying
+NOTICED_S = 1.0  # from a proven death until the loop has noticed it
+
+
+@dataclass(frozen=True, slots=True)
+class ServingContext:
+    """What all devices share."""
+
+    settings: Settings
+    events: EventLog
+    fleet: Fleet
+    boot_id: str
+
+
+class RingKeeper:
+    """Owns the ring's fds and the journal's."""
+
+    def __init__(self, context: ServingContext, record: Record, provider: RingProvider) -> None:
+        self._context = context
+        self._record = record
+        self._provider = provider
+        self.ring: RingHandle | None = None
+        self.journal = JournalFile(context.settings.journal_path(record.name))
+
+    def open(self) -> None:
+        """Has the ring's fds.
+
+        Raises:
+            ObdError: the provider can not open it.
+        """
+        if self.ring is None or self.ring.is_closed:
+            self.ring = self._provider.open_ring(self._record.row.provider_ids)
+
+    def adopt(self, ring: RingHandle, journal_fd: int) -> None:
+        """Keeps the fds a living worker gave back."""
+        self.ring = ring
+        self.journal.take(journal_fd)
+
+    def let_go_of_ring(self) -> None:
+        """Closes the ring's fds; only when nobody serves any more."""
+        if self.ring is not None:
+            self.ring.close()
+
+    def close(self) -> None:
+        """Closes all fds, after the device is gone."""
+        self.let_go_of_ring()
+        self.journal.close()
+
+    def reset(self) -> None:
+        """Starts ring and journal over: the journal can not be trusted, and nobody serves.
+
+        Raises:
+            ObdError: the provider can not; nothing has changed.
+        """
+        self._provider.reset_ring(self._record.row.provider_ids)
+        self.journal.start_over()
+
+    def give(self, worker: Worker, mode: str) -> dict[str, Any]:
+        """Has a worker serve the ring under a new generation; returns its answer.
+
+        Raises:
+            WorkerLost: whether it serves is not known: see ``prove_dead``.
+            ObdError: it does not.
+        """
+        assert self.ring is not None
+        generation = max(self._record.row.generation, self.journal.generation()) + 1
+        self._record.later(generation=generation, worker_id=worker.id)
+        row = self._record.row
+        return worker.link.call(
+            "serve",
+            self._context.settings.serve_timeout_s,
+            [*self.ring.fds, self.journal.fd],
+            device=row.name,
+            uuid=row.uuid,
+            image=row.image_message(),
+            generation=generation,
+            mode=mode,
+            boot_id=self._context.boot_id,
+            ring={"kind": self.ring.kind, "map_bytes": self.ring.map_bytes},
+        ).body
+
+    def take_back(self, worker: Worker, *, is_last: bool = False) -> None:
+        """Returns when the worker has let go, or is proven dead.
+
+        Args:
+            worker: who serves.
+            is_last: nobody takes it over: the worker syncs and completes the upper's files.
+
+        Raises:
+            ObdError: it goes on serving.
+        """
+        timeout_s = self._context.settings.drain_timeout_s
+        try:
+            worker.link.call(
+                "drain", timeout_s + 2, device=self._record.name,
+                timeout_ms=int(timeout_s * 1000), is_last=is_last,
+            )  # fmt: skip
+        except WorkerLost as error:
+            self.prove_dead(worker, str(error))
+
+    def prove_dead(self, worker: Worker, reason: str) -> None:
+        """Returns when a worker that may serve or not is dead; one that hangs is killed."""
+        if not worker.has_exited.wait(DYING_S):
+            self._context.fleet.fence(worker, reason)
+        worker.has_exited.wait(NOTICED_S)
+
+    def make_sure_it_let_go(self, worker: Worker, error: ObdError) -> None:
+        """After ``give`` raised: nobody serves when this returns, and the worker is not used."""
+        if isinstance(error, WorkerLost):
+            self.prove_dead(worker, str(error))
+        else:
+            self._context.fleet.discard(worker)
+
+    def fence_owner(self) -> None:
+        """The journal's lock is held by a process we do not count on: kill it by its identity."""
+        pid = self.journal.counters().owner_pid
+        for worker in self._context.fleet.workers():
+            if worker.identity.pid == pid:
+                self._context.fleet.fence(worker, f"holds the ring of {self._record.name}")
