@@ -21,6 +21,7 @@ This module imports neither dataclasses nor typing nor a codec: it costs a worke
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -31,7 +32,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Never
 
-__all__ = ["MAX_LOWERS", "ImageConfig", "load"]
+__all__ = ["MAX_LOWERS", "ImageConfig", "load", "result_file"]
 
 MAX_LOWERS = 255
 _MAX_CONFIG_BYTES = 4 << 20
@@ -96,13 +97,27 @@ def load(path: str) -> ImageConfig:
     return ImageConfig(path, lowers, upper, _get(path, "", config, "resultFile", str))
 
 
+def result_file(path: str) -> str:
+    """Where a config wants the outcome of opening reported, however wrong the rest of it is.
+
+    "" when it says nothing usable: no absolute path, or no config that can be read.
+    """
+    try:
+        value = _read_object(path).get("resultFile")
+        return _absolute(path, "resultFile", value) if isinstance(value, str) and value else ""
+    except ConfigError:
+        return ""
+
+
 def _read_object(path: str) -> dict[str, Any]:
     try:
         # O_NONBLOCK through the opener: a FIFO by that name must not hang us.
         with open(path, "rb", opener=lambda p, f: os.open(p, f | os.O_NONBLOCK)) as file:
             raw = file.read(_MAX_CONFIG_BYTES + 1) or b""
     except OSError as error:
-        raise ConfigError(f"{path}: can not be read: {error.strerror}", path=path) from error
+        raise ConfigError(
+            f"{path}: can not be read: {error.strerror}", path=path, errno=error.errno
+        ) from error
     except ValueError as error:
         raise ConfigError(f"{path!r}: not a file name: {error}") from error
     if len(raw) > _MAX_CONFIG_BYTES:
@@ -173,9 +188,12 @@ def _resolve_lower(path: str, at: str, lower: dict[str, Any]) -> str:
             hint=f"download it to {candidates[0]}" if candidates else "give file or dir",
             path=path,
             key=at,
+            errno=errno.ENOENT,
         )
     tried = ", ".join(candidates) or "no file, dir or digest"
-    raise ConfigError(f"{path}: {at}: no layer file found: {tried}", path=path, key=at)
+    raise ConfigError(
+        f"{path}: {at}: no layer file found: {tried}", path=path, key=at, errno=errno.ENOENT
+    )
 
 
 def _resolve_upper(path: str, upper: dict[str, Any]) -> tuple[str, str] | None:
@@ -200,7 +218,9 @@ def _refuse_repeats(path: str, lowers: tuple[str, ...], upper: tuple[str, str] |
         try:
             status = os.stat(name)
         except OSError as error:
-            raise ConfigError(f"{path}: {key}: {name}: {error.strerror}", path=path) from error
+            raise ConfigError(
+                f"{path}: {key}: {name}: {error.strerror}", path=path, errno=error.errno
+            ) from error
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
             kind = "a directory" if stat.S_ISDIR(status.st_mode) else "something else"
             raise ConfigError(

@@ -15,13 +15,16 @@ from obdsup.errors import NativeError, ObdError
 from obdsup.worker import log
 from obdsup.worker.machine import Event, State
 from obdsup.worker.native import Image, Ring, code_name
+from obdsup.worker.requests import ImageFiles
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from obdsup.worker.native import Engine
-    from obdsup.worker.requests import ImageConfigFile, ImageFiles, Request
+    from obdsup.worker.requests import ImageConfigFile, Request
 
-__all__ = ["Device", "JobEnd", "attach", "close", "detach", "drop", "follow", "open_image"]
+__all__ = [
+    "Device", "JobEnd", "attach", "close", "detach", "drop", "follow", "open_image", "read_config",
+]  # fmt: skip
 
 
 class JobEnd:
@@ -97,6 +100,24 @@ def open_image(device: Device, files: ImageFiles | ImageConfigFile) -> JobEnd:
         except ObdError as error:
             return JobEnd(Event.OPEN_FAILED, error)
     return JobEnd(Event.OPENED, answer=device.describe_image())
+
+
+def read_config(path: str) -> JobEnd:
+    """The files a config names and where the outcome is to be reported; opens no layer.
+
+    The report's place is in field ``result_file`` also of an error.
+    """
+    from obdsup.format import config  # once per device, in one worker: not worth its memory
+
+    try:
+        loaded = config.load(path)
+    except ObdError as error:
+        error.fields["result_file"] = config.result_file(path)
+        return JobEnd(Event.OPEN_FAILED, error)
+    files = ImageFiles(loaded.lower_paths(), loaded.upper)
+    answer: dict[str, object] = {"files": files.to_json()}
+    answer["result_file"] = config.result_file(path)
+    return JobEnd(Event.OPENED, answer=answer)
 
 
 def attach(device: Device, engine: Engine, request: Request) -> JobEnd:

@@ -221,6 +221,12 @@ class Loop:
             connection.answer(request.number, body, fds)
         elif request.op == "stats":
             self._stats(connection, request)
+        elif request.op == "read_config":
+            self._set_busy(connection, is_busy=True)
+            self._thread(
+                lambda: jobs.read_config(request.config),
+                lambda end: self._reply(connection, request, end),  # type: ignore[arg-type]
+            )
         elif request.op == "stop":
             self._stop()
             connection.answer(request.number, {})

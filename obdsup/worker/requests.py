@@ -99,7 +99,9 @@ class ServeOrder:
 class Request:
     """One checked request. ``packet`` owns the fds that came with it until they are taken out."""
 
-    __slots__ = ("device", "image", "is_last", "number", "op", "packet", "serve", "timeout_ms")
+    __slots__ = (
+        "config", "device", "image", "is_last", "number", "op", "packet", "serve", "timeout_ms",
+    )  # fmt: skip
 
     def __init__(self, packet: Packet) -> None:
         body = packet.body
@@ -111,6 +113,7 @@ class Request:
         self.serve: ServeOrder | None = None
         self.timeout_ms = 0
         self.is_last = False
+        self.config = _path(body.get("config"), "config") if self.op == "read_config" else ""
         if self.op not in _OPS:
             raise ControlError(f"unknown operation {self.op!r}: expected one of {sorted(_OPS)}")
         if self.op in _DEVICE_OPS or (self.op in _OPTIONAL_DEVICE_OPS and "device" in body):
@@ -129,7 +132,7 @@ class Request:
 
 _DEVICE_OPS = {"prewarm", "forget", "serve", "drain"}
 _OPTIONAL_DEVICE_OPS = {"hello", "stats"}
-_OPS = _DEVICE_OPS | _OPTIONAL_DEVICE_OPS | {"stop"}
+_OPS = _DEVICE_OPS | _OPTIONAL_DEVICE_OPS | {"stop", "read_config"}
 
 
 def parse(packet: Packet) -> Request:

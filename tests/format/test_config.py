@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -126,6 +127,34 @@ def test_missing_unreadable_and_special_configs(tmp_path: Path) -> None:
     (tmp_path / "cut").write_text('{"lowers": [')
     with pytest.raises(ConfigError, match="not JSON"):
         config.load(str(tmp_path / "cut"))
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ({"lowers": 5, "resultFile": "/run/r"}, "/run/r"),
+        ({"resultFile": "/run/r"}, "/run/r"),
+        ({"resultFile": "r"}, ""),
+        ({"resultFile": "/run/../r"}, ""),
+        ({"resultFile": 5}, ""),
+        ({}, ""),
+        ([], ""),
+    ],
+)
+def test_result_file_is_found_in_a_wrong_config(value: Any, found: str, tmp_path: Path) -> None:
+    assert config.result_file(written(tmp_path, value)) == found
+
+
+def test_no_config_has_no_result_file(tmp_path: Path) -> None:
+    assert config.result_file(str(tmp_path / "none")) == ""
+
+
+@pytest.mark.parametrize("value", [None, {"lowers": [{"file": "/none"}]}])
+def test_what_is_missing_says_so_by_number(value: Any, tmp_path: Path) -> None:
+    path = str(tmp_path / "none") if value is None else written(tmp_path, value)
+    with pytest.raises(ConfigError) as caught:
+        config.load(path)
+    assert caught.value.fields["errno"] == errno.ENOENT
 
 
 def test_import_is_light() -> None:

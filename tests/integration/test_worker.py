@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -191,6 +192,27 @@ def test_a_missing_layer_is_named(start: Start, tmp_path: Path) -> None:
     missing = str(tmp_path / "missing.obd")
     with start().connect() as client, pytest.raises(ObdError, match=re.escape(missing)):
         client.call("prewarm", device="a", image={"lowers": [missing], "upper": None})
+
+
+@pytest.mark.parametrize("is_good", [True, False])
+def test_a_config_is_read_without_opening_a_layer(
+    start: Start, tmp_path: Path, is_good: bool
+) -> None:
+    layer, report = tmp_path / "l0", str(tmp_path / "result")
+    layer.write_bytes(b"no layer at all")
+    lowers = [{"file": str(layer)}] if is_good else 5
+    config = tmp_path / "config.v1.json"
+    config.write_text(json.dumps({"lowers": lowers, "resultFile": report}))
+    with start().connect() as client:
+        if is_good:
+            answer = client.call("read_config", config=str(config))
+            assert answer["result_file"] == report
+            assert answer["files"] == {"lowers": [str(layer)], "upper": None}
+        else:
+            with pytest.raises(ConfigError, match="lowers: expected an array") as caught:
+                client.call("read_config", config=str(config))
+            assert caught.value.fields["result_file"] == report
+        assert client.call("hello")["prewarmed"] == []
 
 
 # -- serving ---------------------------------------------------------------------------------------
