@@ -10,7 +10,7 @@ import sqlite3
 
 from obdsup.errors import StateError
 
-__all__ = ["SCHEMA_VERSION", "migrate"]
+__all__ = ["SCHEMA_VERSION", "check_version", "migrate"]
 
 MAGIC = 0x4F424453  # "OBDS", SQLite's application_id
 SCHEMA_VERSION = 2
@@ -58,8 +58,8 @@ CREATE TABLE rollout (
 _STEPS: tuple[str, ...] = (_VERSION_1, _VERSION_2)
 
 
-def migrate(connection: sqlite3.Connection, path: str) -> None:
-    """Brings an empty or older database to SCHEMA_VERSION.
+def check_version(connection: sqlite3.Connection, path: str) -> int:
+    """The version of a database that this release can use; reads only.
 
     Raises:
         StateError: a newer version, or somebody else's database.
@@ -81,6 +81,16 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
             expected=SCHEMA_VERSION,
             got=version,
         )
+    return version
+
+
+def migrate(connection: sqlite3.Connection, path: str) -> None:
+    """Brings an empty or older database to SCHEMA_VERSION.
+
+    Raises:
+        StateError: a newer version, or somebody else's database.
+    """
+    version = check_version(connection, path)
     if version == SCHEMA_VERSION:
         return
     script = "".join(_STEPS[version:])
