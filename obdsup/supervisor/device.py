@@ -162,8 +162,12 @@ class Device:
         return _E.PUBLISHED
 
     def _retract(self) -> DeviceEvent:
-        """A worker must answer while the block device goes; never served means never published."""
-        if self.serving.state is not ServiceState.UNSERVED:
+        """A worker must answer while the block device goes; never served means never published.
+
+        That of a foreign device is taken away by who made it.
+        """
+        is_published = self.serving.state is not ServiceState.UNSERVED
+        if is_published and not self.record.row.options.is_foreign:
             self.serving.attach()
             self.provider.retract(self.record.row.provider_ids)
         return _E.RETRACTED

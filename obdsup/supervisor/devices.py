@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import asdict
 
 from obdsup.errors import AlreadyServed, ConfigError, DeviceNotFound, ObdError
@@ -17,6 +19,7 @@ from obdsup.state.device import DeviceRow, check_name
 from obdsup.supervisor.device import Device, Progress
 from obdsup.supervisor.device_machine import DeviceEvent, DeviceState
 from obdsup.supervisor.image_files import ImageFiles
+from obdsup.supervisor.placement import Lodger
 from obdsup.supervisor.provider import Providers
 from obdsup.supervisor.record import Record
 from obdsup.supervisor.service_machine import ServiceState
@@ -74,22 +77,29 @@ class Devices:
             if device.state in (DeviceState.SERVING, DeviceState.ONLINE, DeviceState.RETRACTING)
         ]
 
-    def pinned_release(self, name: str) -> str:
-        """Path of the release a device's workers come from; "" for the supervisor's own."""
+    def lodger(self, name: str) -> Lodger:
+        """A device as placement sees it; one that is not there yet as any other."""
         with self._lock:
             device = self._devices.get(name)
-        return device.record.row.release if device is not None else ""
+        if device is None:
+            return Lodger(name)
+        row = device.record.row
+        return Lodger(
+            name, row.options.devices_per_worker, row.options.memory_max_bytes,
+            device.serving.is_suspect, row.release,
+        )  # fmt: skip
 
     def pinned_releases(self) -> set[str]:
         """Paths of all releases that devices are pinned to."""
         return {device.record.row.release for device in self.all()}
 
     def on_worker_exited(self, worker: Worker) -> None:
-        """Tells the device a dead worker served."""
+        """Tells the devices a dead worker served."""
         with self._lock:
-            device = self._devices.get(worker.device)
-        if device is not None:
-            device.serving.worker_exited(worker)
+            found = [self._devices.get(name) for name in sorted(worker.devices.copy())]
+        for device in found:
+            if device is not None:
+                device.serving.worker_exited(worker)
 
     # -- operations ------------------------------------------------------------------------------
     def create(
@@ -117,21 +127,40 @@ class Devices:
         if provider_name == "auto":
             provider_name = self.default_provider
         self._providers.get(provider_name)
+        with self._reserved(name):
+            device = self._add(self._plan(name, image, provider_name, is_writable, size, progress))
+        return self._bring_up(device, progress)
+
+    def adopt_foreign(self, row: DeviceRow, progress: Progress) -> Device:
+        """Serves a device that somebody else made; returns it online.
+
+        Raises:
+            AlreadyServed: there is a device of that name.
+            ObdError: what a step failed with; the row is gone again.
+        """
+        with self._reserved(row.name):
+            device = self._add(row)
+        return self._bring_up(device, progress)
+
+    @contextlib.contextmanager
+    def _reserved(self, name: str) -> Iterator[None]:
+        """Nobody else can make a device of that name meanwhile."""
         with self._lock:
             if name in self._devices or name in self._coming:
                 raise AlreadyServed(f"there is a device {name} already", hint="choose another name")
             self._coming.add(name)
         try:
-            row = self._plan(name, image, provider_name, is_writable, size, progress)
-            device = self._add(row)
+            yield
         finally:
             with self._lock:
                 self._coming.discard(name)
+
+    def _bring_up(self, device: Device, progress: Progress) -> Device:
         try:
             device.run("create", DeviceEvent.STARTED, progress)
         finally:
             self._drop_if_gone(device)
-        self._context.fleet.prewarm(name, device.record.row.image_message())
+        self._context.fleet.prewarm(device.record.name, device.record.row.image_message())
         return device
 
     def remove(self, name: object, progress: Progress) -> None:

@@ -16,6 +16,7 @@ _MODULES = {
     "tcmu": ("obdsup.supervisor.provider.tcmu", "TcmuProvider"),
     "fuse": ("obdsup.supervisor.provider.fuse", "FuseProvider"),
     "load": ("obdsup.supervisor.provider.load", "LoadProvider"),
+    "tcmu-foreign": ("obdsup.supervisor.provider.tcmu_foreign", "ForeignTcmuProvider"),
 }
 AUTO_ORDER = ("tcmu", "fuse")
 
@@ -80,9 +81,7 @@ class Providers:
         if name in self._makers:
             return self._makers[name](self._rings_dir)
         if name not in _MODULES:
-            raise ConfigError(
-                f"provider {name!r} is unknown", hint=f"one of auto, {', '.join(_MODULES)}"
-            )
+            raise ConfigError(f"provider {name!r} is unknown", hint="one of auto, tcmu, fuse, load")
         module_name, class_name = _MODULES[name]
         try:
             module = importlib.import_module(module_name)
