@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from obdsup.errors import AlreadyServed, ConfigError, DeviceNotFound, ObdError
 from obdsup.state import tables
@@ -22,6 +22,7 @@ from obdsup.supervisor.image_files import ImageFiles
 from obdsup.supervisor.placement import Lodger
 from obdsup.supervisor.provider import Providers
 from obdsup.supervisor.record import Record
+from obdsup.supervisor.release import short_path
 from obdsup.supervisor.service_machine import ServiceState
 from obdsup.supervisor.serving import Serving, ServingContext
 from obdsup.supervisor.upper_files import DATA_NAME, INDEX_NAME
@@ -45,6 +46,7 @@ class Devices:
         self._coming: set[str] = set()  # names whose create is being prepared
         self._context: ServingContext
         self.default_provider = ""
+        self.default_release = ""  # of new devices: changed by a rollout that is done
 
     def start(self, context: ServingContext, default_provider: str) -> None:
         """What is known only once the fleet is there; before any other call."""
@@ -206,7 +208,7 @@ class Devices:
         return DeviceRow(
             name=name, uuid=str(uuid.uuid4()), image=image, lowers=files.lowers, upper_data=data,
             upper_index=index, size_bytes=size, provider=provider, provider_ids={},
-            phase=DeviceState.PLANNED.value, created=time.time(),
+            phase=DeviceState.PLANNED.value, created=time.time(), release=self.default_release,
         )  # fmt: skip
 
     def _open_config(self, name: str, image: str) -> ImageFiles:
@@ -243,7 +245,7 @@ class Devices:
         loaded = []
         for row in self._database.read(tables.load_devices):  # type: ignore[attr-defined]
             try:
-                loaded.append(self._add(row))
+                loaded.append(self._add(replace(row, release=short_path(row.release))))
             except ObdError as error:
                 self._context.events.emit(
                     "device.failed", row.name, level=logging.ERROR, reason=str(error)

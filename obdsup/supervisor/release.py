@@ -15,7 +15,15 @@ from pathlib import Path
 import obdsup
 from obdsup.errors import ConfigError
 
-__all__ = ["Release", "find_release", "own_release", "worker_command"]
+__all__ = [
+    "Release",
+    "find_release",
+    "full_path",
+    "own_path",
+    "own_release",
+    "short_path",
+    "worker_command",
+]
 
 PROBE_TIMEOUT_S = 20.0
 _PROBE = (
@@ -43,6 +51,21 @@ def worker_command(path: str) -> tuple[str, ...]:
     return (str(Path(path) / "bin" / "python"), "-P", "-m", "obdsup.worker")
 
 
+def own_path() -> str:
+    """Where the release this process runs from lies."""
+    return str(Path(sys.executable).parent.parent.resolve())
+
+
+def full_path(path: str) -> str:
+    """A release's path as it is kept where another supervisor may read it: "" has a name there."""
+    return path or own_path()
+
+
+def short_path(path: str) -> str:
+    """A kept path as it is used here: "" for the release this process runs from."""
+    return "" if path == own_path() else path
+
+
 def own_release() -> Release:
     """The release this process runs from."""
     from obdsup.state.journal import LAYOUT_VERSION
@@ -54,11 +77,15 @@ def own_release() -> Release:
 def find_release(path: Path) -> Release:
     """The release at a path: a virtual environment, or any folder with ``bin/python`` that has it.
 
-    Runs its interpreter once. Blocks for up to PROBE_TIMEOUT_S.
+    Runs its interpreter once. Blocks for up to PROBE_TIMEOUT_S. Links are followed now: where one
+    points to later does not matter.
 
     Raises:
         ConfigError: there is none, or it can not say what it is.
     """
+    path = path.resolve()
+    if str(path) == own_path():
+        return own_release()
     interpreter = path / "bin" / "python"
     hint = "give the virtual environment that a release was installed into"
     if not os.access(interpreter, os.X_OK):

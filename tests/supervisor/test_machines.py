@@ -15,6 +15,7 @@ from obdsup.supervisor.table import IllegalTransition, diagram
 
 MACHINES = {
     "device_machine": ("DeviceState", "DeviceEvent"),
+    "rollout_machine": ("RolloutState", "RolloutEvent"),
     "service_machine": ("ServiceState", "ServiceEvent"),
     "worker_machine": ("WorkerState", "WorkerEvent"),
 }
