@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from obdsup.cli import explain
 from obdsup.cli.output import print_fields, print_json, print_table, size_text
 from obdsup.cli.size import parse_device_size
 from obdsup.errors import ConfigError
@@ -15,13 +16,14 @@ if TYPE_CHECKING:
     import argparse
     from typing import Any
 
-__all__ = ["add_parser", "client"]
+__all__ = ["add_parser", "client", "print_devices"]
 
 EXAMPLES = """examples:
   obdsup device create web --image /images/web/config.v1.json
   obdsup device create db --image ./config.v1.json --writable --size 64G
   obdsup device list
   obdsup --json device show db
+  obdsup device explain db         # why it is in its state, what was tried, what to do
   obdsup device handover db        # planned change of the worker, no I/O is lost
   obdsup device remove db          # fails while it is mounted
 """
@@ -64,12 +66,14 @@ def create(args: argparse.Namespace) -> int:
 def list_all(args: argparse.Namespace) -> int:
     """``device list``."""
     rows = client(args).call("device.list")
-    if args.json:
-        print_json(rows)
-        return 0
+    print_json(rows) if args.json else print_devices(rows)
+    return 0
+
+
+def print_devices(rows: list[dict[str, Any]]) -> None:
+    """As a table."""
     headings = ["NAME", "PHASE", "PROVIDER", "DEVICE", "SIZE", "RW", "GEN", "WORKER", "TAKEN OVER"]
     print_table(headings, [_cells(row) for row in rows])
-    return 0
 
 
 def _cells(row: dict[str, Any]) -> list[object]:
@@ -141,6 +145,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         help="who makes the ring (what the supervisor was started with)",
     )
     new.set_defaults(run=create)
+    explain.add_action(actions, common)
     actions.add_parser("list", parents=[common], help="all devices").set_defaults(run=list_all)
     for name, run, text in (
         ("show", show, "everything about one device"),

@@ -18,11 +18,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from supervisor import rpcinterface
+from supervisor import events, rpcinterface
 from supervisor.medusa import asyncore_25 as asyncore
 from supervisor.options import ProcessGroupConfig, ServerOptions
+from supervisor.process import EventListenerPool
 from supervisor.states import SupervisorStates
 from supervisor.supervisord import Supervisor
+
+from obdsup.supervisor.rpc_namespace import Operations, make_namespace
+from obdsup.supervisor.worker_process import PidfdDispatcher
 
 __all__ = ["WORKERS_GROUP", "EmbeddedSupervisor", "make_options"]
 
@@ -74,7 +78,9 @@ def make_options(socket_path: Path, release: str) -> ServerOptions:
     options.serverurl = f"unix://{socket_path}"
     options.rpcinterface_factories = [
         ("supervisor", rpcinterface.make_main_rpcinterface, {}),
+        ("obdsup", make_namespace, {}),
     ]
+    options.serverurl = f"unix://{socket_path}"  # told to event listeners
     options.server_configs = [
         {
             "family": socket.AF_UNIX,
@@ -159,6 +165,7 @@ class EmbeddedSupervisor(Supervisor):  # type: ignore[misc]
         self._loop_thread = threading.get_ident()
         try:
             while self.options.mood != SupervisorStates.SHUTDOWN:
+        events.notify(events.SupervisorRunningEvent())
                 self._turn()
         finally:
             signal.set_wakeup_fd(-1)
@@ -168,7 +175,8 @@ class EmbeddedSupervisor(Supervisor):  # type: ignore[misc]
         """Called by RPC methods: looks at each process's own pidfd, never waitpid(-1), which would
         take the exit status of children that other parts wait for."""
         for dispatcher in self.get_process_map().values():
-            self._guard(dispatcher.handle_read_event)
+            if isinstance(dispatcher, PidfdDispatcher):  # an empty pipe would pass for a closed one
+                self._guard(dispatcher.handle_read_event)
 
     def _turn(self) -> None:
         dispatchers: dict[int, Any] = dict(self.options.get_socket_map())
@@ -187,6 +195,9 @@ class EmbeddedSupervisor(Supervisor):  # type: ignore[misc]
         for group in list(self.process_groups.values()):
             for process in list(group.processes.values()):
                 self._guard(process.transition)
+            if isinstance(group, EventListenerPool):
+                self._guard(group.transition)  # hands out events, too
+                continue
         if self.options.mood == SupervisorStates.RESTARTING:
             log.warning("reload is not offered: stop the supervisor and start it again")
             self.options.mood = SupervisorStates.RUNNING
@@ -208,6 +219,8 @@ class EmbeddedSupervisor(Supervisor):  # type: ignore[misc]
         forget = poller.unregister_readable if is_read else poller.unregister_writable
         try:
             if dispatcher is not None:
+        if getattr(dispatcher, "closed", False):  # its process ended earlier in this turn
+            dispatcher = None
                 handle = dispatcher.handle_read_event if is_read else dispatcher.handle_write_event
                 handle()
             wants = dispatcher is not None and (

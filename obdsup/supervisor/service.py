@@ -22,9 +22,11 @@ from obdsup.supervisor.device_report import device_report
 from obdsup.supervisor.devices import Devices
 from obdsup.supervisor.embedding import EmbeddedSupervisor, make_options
 from obdsup.supervisor.event_feed import EventFeed
+from obdsup.supervisor.event_listeners import EventListeners
 from obdsup.supervisor.event_log import EventLog
 from obdsup.supervisor.fleet import Fleet, FleetHooks
 from obdsup.supervisor.provider import ProviderChoice, Providers
+from obdsup.supervisor.rollout_operations import RolloutOperations
 from obdsup.supervisor.serving import ServingContext
 from obdsup.supervisor.settings import Settings
 from obdsup.supervisor.systemd import Systemd
@@ -80,15 +82,22 @@ class Service:
         self._devices = Devices(self._database, self._providers)
         options = make_options(settings.supervisorctl_socket, obdsup.__version__)
         self._loop = EmbeddedSupervisor(options, self._on_tick)
+        self._listeners = EventListeners(
+            settings.event_listeners, self._loop, self._events, settings.log_dir
+        )
         hooks = FleetHooks(
             self._devices.images, self._devices.on_worker_exited, self._devices.pinned_release,
             self._devices.pinned_releases,
         )  # fmt: skip
         self._fleet = Fleet(settings, self._database, self._events, self._loop, hooks)
+        self._rollouts = RolloutOperations(
+            settings, self._database, self._events, self._fleet, self._devices
+        )
         self._choice = ProviderChoice(settings.provider, "not yet chosen")
         self._systemd = Systemd()
         self._is_ready = threading.Event()
-        self._control = ControlServer(settings.control_socket, self._operations())
+        self._loop.operations = self._operations()
+        self._control = ControlServer(settings.control_socket, self._loop.operations)
 
     def run(self) -> int:
         """Recovers, serves requests, returns the exit code."""
@@ -97,6 +106,7 @@ class Service:
         context = ServingContext(self._settings, self._events, self._fleet, self._boot_id)
         self._devices.start(context, self._settings.provider)
         self._loop.prepare()
+        self._listeners.start()
         threading.Thread(
             target=self._start, args=(is_same_boot,), name="start", daemon=True
         ).start()
@@ -107,6 +117,7 @@ class Service:
             self._loop.runforever()
         finally:
             self._systemd.stopping()
+            self._listeners.close()
             self._control.close()
             self._events.emit("supervisor.stopped", pid=os.getpid())
             self._database.close()
@@ -121,6 +132,7 @@ class Service:
             self._database.later(
                 tables.put_meta({"boot_id": self._boot_id, "release": obdsup.__version__})
             )
+            self._rollouts.resume()
             self._fleet.replenish_soon()
             self._choose_provider()
         except Exception:
@@ -158,6 +170,7 @@ class Service:
             "device.remove": self._remove,
             "device.handover": self._hand_over,
             **self._feed.operations(),
+            **self._rollouts.operations(),
             "shutdown": self._shutdown,
         }
 

@@ -43,6 +43,8 @@ class Settings:
     drain_timeout_s: float = 10.0  # what is in flight at a hand-over
     kill_timeout_s: float = 30.0  # a killed process in uninterruptible sleep
     checkpoint_interval_s: float = 1.0
+    event_listeners: tuple[str, ...] = ()  # EVENTS=COMMAND each
+    metrics: str = ""  # where metrics can be had: unix:PATH or a loopback address; "": nowhere
 
     def __post_init__(self) -> None:
         if self.provider not in PROVIDER_NAMES:

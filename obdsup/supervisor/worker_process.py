@@ -144,13 +144,13 @@ class WorkerProcess(Subprocess):  # type: ignore[misc]
         self.delay = 0
         self.exitstatus = None if sts is None else os.waitstatus_to_exitcode(sts)
         was_asked, self.killing = self.killing, False
-        self.pid = 0
         self.dispatchers, self.pipes = {}, {}
         self.config.options.pidhistory.pop(pid, None)
         if was_asked or self.state == ProcessStates.STOPPING:
             self.change_state(ProcessStates.STOPPED)
         else:
             self.change_state(ProcessStates.EXITED, expected=self.exitstatus == 0)
+        self.pid = 0  # after the event of the change, which names it
         os.close(self.pidfd)
         self.pidfd = -1
         self.config.on_exited(self, self.exitstatus)

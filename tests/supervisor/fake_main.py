@@ -21,6 +21,8 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--standbys", type=int, default=1)
     parser.add_argument("--serve-timeout-s", type=float, default=10.0)
+    parser.add_argument("--event-listener", action="append", default=[])
+    parser.add_argument("--metrics", default="")
     options = parser.parse_args()
     start_logging(logging.INFO)
     worker = str(Path(__file__).with_name("fake_worker.py"))
@@ -34,6 +36,8 @@ def main() -> None:
         serve_timeout_s=options.serve_timeout_s,
         hello_timeout_s=1.0,
         drain_timeout_s=2.0,
+        event_listeners=tuple(options.event_listener),
+        metrics=options.metrics,
     )
     sys.setswitchinterval(0.0005)
     try:
