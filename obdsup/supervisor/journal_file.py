@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from obdsup.errors import StateError
-from obdsup.state.journal import JournalCounters, JournalReader
+from obdsup.state.journal import ExecutingCommand, JournalCounters, JournalReader
 
 __all__ = ["JournalFile"]
 
@@ -57,6 +57,14 @@ class JournalFile:
                 return (0, 0) if self._is_closed else self._reader.next_position()
             except StateError:
                 return 0, 0
+
+    def executing(self) -> list[ExecutingCommand]:
+        """The commands a thread works on, in slot order; none when the file is damaged."""
+        with self._lock:
+            try:
+                return [] if self._is_closed else self._reader.executing()
+            except StateError:
+                return []
 
     def start_over(self) -> None:
         """Empties a journal that can not be trusted. Only while nobody serves."""
