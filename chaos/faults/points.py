@@ -23,7 +23,7 @@ MOST_PASSES = 200
 # Each is passed again and again by a worker that serves a mixed load.
 SERVING_POINTS = (
     "pickup.copy", "pickup.valid", "pickup.next", "pickup.done",
-    "start.attempts", "start.executing", "start.done",
+    "start.executing", "start.done", "command.run",
     "upper.data", "upper.written", "upper.record", "upper.visible", "upper.committed",
     "publish.record", "publish.record_valid", "publish.cmd_id", "publish.response",
     "publish.tail", "publish.committed", "publish.free", "publish.clear", "publish.done",

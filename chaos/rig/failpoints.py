@@ -11,7 +11,7 @@ offset    size      field
 16        4         hit_cnt: hits ever
 64        20 x 96   entries: armed u32, action u32, argument u64,
                     passes_left i64, count i64, repeat_left u32, hits u32,
-                    serial u64, point 32 bytes, 16 zero
+                    serial u64, point 32 bytes, lba + 1 u64 (0: any), 8 zero
 2048      32 x 64   hits, number n at n % 32: pid u64, generation u64,
                     when_ns u64, action u32, number + 1 u32, point 32 bytes
 ========  ========  =========================================================
@@ -41,7 +41,7 @@ _HEADER = struct.Struct("<8sIII")
 _MAGIC = b"OBDFAILP"
 _VERSION = 1
 _ENTRIES_AT, _ENTRY_CNT, _ENTRY_BYTES = 64, 20, 96
-_ENTRY = struct.Struct("<IIQqqIIQ32s")  # from ``armed`` on
+_ENTRY = struct.Struct("<IIQqqIIQ32sQ")  # from ``armed`` on
 _HITS_AT, _HIT_CNT = 2048, 32
 _HIT = struct.Struct("<QQQII32s")
 _HIT_CNT_AT = 16
@@ -53,10 +53,12 @@ POINTS = (
     "attach.lock", "attach.prepare", "attach.open", "attach.check", "attach.writer",
     "upper.lock", "upper.follow", "upper.cut", "upper.pending", "upper.writing",
     "format.unmarked", "format.filled", "format.magic", "attach.generation",
-    "recover.free", "recover.clear", "recover.drop", "recover.done",
-    "attach.taken", "attach.kick", "replay.read", "replay.write", "replay.done",
+    "recover.free", "recover.clear", "recover.demote", "recover.blame", "recover.drop",
+    "recover.done",
+    "attach.taken", "attach.kick", "replay.suspect", "replay.poisoned", "replay.read",
+    "replay.write", "replay.done",
     "pickup.skip", "pickup.copy", "pickup.valid", "pickup.next", "pickup.done",
-    "start.attempts", "start.executing", "start.done",
+    "start.executing", "start.done", "command.run",
     "upper.reserve", "upper.data", "upper.written", "upper.record", "upper.visible",
     "upper.committed",
     "flush.data", "flush.records", "flush.record", "flush.index", "flush.done",
@@ -138,6 +140,7 @@ class FailPoints:
         count: int = 1,
         repeat: int = 1,
         sleep_ms: int = 0,
+        lba: int | None = None,
     ) -> int:
         """Has ``action`` happen at the ``count``-th pass of the point from now on.
 
@@ -148,6 +151,7 @@ class FailPoints:
             repeat: how many processes it happens to, one after the other, each once; in each
                 after ``count`` passes.
             sleep_ms: for SLEEP.
+            lba: only passes of a command whose sectors hold this one; at ``command.run``.
 
         Returns:
             The number of the entry, for ``disarm`` and ``arm_after``.
@@ -155,7 +159,7 @@ class FailPoints:
         Raises:
             RigError: no such point, or every entry is armed.
         """
-        index = self._fill(self._free(), point, action, sleep_ms, count, repeat)
+        index = self._fill(self._free(), point, action, sleep_ms, count, repeat, lba)
         self._store(index, 1)
         return index
 
@@ -219,7 +223,14 @@ class FailPoints:
         raise RigError(f"all {_ENTRY_CNT} entries are armed")
 
     def _fill(
-        self, index: int, point: str, action: Action, argument: int, count: int, repeat: int
+        self,
+        index: int,
+        point: str,
+        action: Action,
+        argument: int,
+        count: int,
+        repeat: int,
+        lba: int | None = None,
     ) -> int:
         if point not in POINTS:
             raise RigError(f"there is no point {point!r}: see chaos.rig.failpoints.POINTS")
@@ -228,13 +239,14 @@ class FailPoints:
         self._serial += 1
         at = _ENTRIES_AT + index * _ENTRY_BYTES
         name = point.encode()
-        fields = (0, action.value, argument, count, count, repeat, 0, self._serial, name)
+        wanted = 0 if lba is None else lba + 1
+        fields = (0, action.value, argument, count, count, repeat, 0, self._serial, name, wanted)
         _ENTRY.pack_into(self._page, at, *fields)
         return index
 
     def _point(self, index: int) -> str:
         fields = _ENTRY.unpack_from(self._page, _ENTRIES_AT + index * _ENTRY_BYTES)
-        return bytes(fields[-1]).rstrip(b"\0").decode()
+        return bytes(fields[-2]).rstrip(b"\0").decode()
 
     def _load(self, at: int) -> int:
         return int.from_bytes(self._page[at : at + 4], "little")

@@ -17,6 +17,7 @@
 struct obd_cheats obd_cheats;
 void (*obd_crash_hook)(const char *point);
 uint64_t obd_crash_generation;
+_Thread_local uint64_t obd_crash_lba, obd_crash_sectors;
 
 static uint64_t period = PERIOD_MIN, phase, passes;
 

@@ -62,6 +62,8 @@ extern struct obd_cheats obd_cheats;
 extern void (*obd_crash_hook)(const char *point);
 /* Of the device attached last, for the log of what happened at a point. */
 extern uint64_t obd_crash_generation;
+/* What this thread works on; nothing with sectors 0. */
+extern _Thread_local uint64_t obd_crash_lba, obd_crash_sectors;
 
 /* True once in N calls; N and the phase follow from OBDSUP_PLANTED_SEED. Any thread. */
 bool obd_cheat_is_due(void);
@@ -73,13 +75,22 @@ bool obd_cheat_is_due(void);
 		if (obd_crash_hook)                                                                \
 			obd_crash_hook(point);                                                     \
 	} while (0)
+/* The same at a place where a range of sectors is worked on: a failpoint may want a certain one. */
+#define OBD_CRASH_POINT_LBA(point, first, cnt)                                                     \
+	do {                                                                                       \
+		obd_crash_lba = (first);                                                           \
+		obd_crash_sectors = (cnt);                                                         \
+		OBD_CRASH_POINT(point);                                                            \
+		obd_crash_sectors = 0;                                                             \
+	} while (0)
 #define OBD_CRASH_GENERATION(value) __atomic_store_n(&obd_crash_generation, value, __ATOMIC_RELAXED)
 
 #else
-#define OBD_CHEAT(name)		    (false)
-#define OBD_CHEAT_NOW(name)	    (false)
-#define OBD_CRASH_POINT(point)	    ((void)0)
-#define OBD_CRASH_GENERATION(value) ((void)0)
+#define OBD_CHEAT(name)			       (false)
+#define OBD_CHEAT_NOW(name)		       (false)
+#define OBD_CRASH_POINT(point)		       ((void)0)
+#define OBD_CRASH_POINT_LBA(point, first, cnt) ((void)0)
+#define OBD_CRASH_GENERATION(value)	       ((void)0)
 #endif
 
 #endif

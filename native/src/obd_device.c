@@ -10,14 +10,6 @@
 
 #include "obd_barrier.h"
 #include "obd_crash.h"
-#include "obd_planted.h"
-
-#define INLINE_READ_SECTORS 128u /* 64 KiB */
-#define SERVE_BATCH	    64u	 /* commands of one device before the others have their turn */
-
-/* of planted faults */
-#define ANSWERED_EARLY_MS 5
-#define REPLAYED_LATE_MS  100
 
 uint64_t obd_now_ns(void)
 {
@@ -26,8 +18,6 @@ uint64_t obd_now_ns(void)
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
-
-/* ---- attach and detach ---- */
 
 static int check_spec(const struct obd_attach_spec *spec, struct obd_errinfo *info)
 {
@@ -110,7 +100,7 @@ static int attach_fresh(struct obd_device *device, const struct obd_journal_iden
 }
 
 static int attach_recover(struct obd_device *device, const struct obd_journal_identity *identity,
-			  struct obd_errinfo *info)
+			  bool is_blamed, struct obd_errinfo *info)
 {
 	struct obd_flight *flight = &device->flight;
 	int rc;
@@ -127,7 +117,7 @@ static int attach_recover(struct obd_device *device, const struct obd_journal_id
 	if (rc)
 		return rc;
 	obd_journal_own(&flight->journal, identity->generation);
-	obd_flight_recover(flight, &device->replay);
+	obd_flight_recover(flight, is_blamed, &device->replay);
 	return 0;
 }
 
@@ -150,8 +140,42 @@ static int attach(struct obd_device *device, const struct obd_attach_spec *spec,
 		rc = obd_journal_lock(&flight->journal, spec->journal_fd, device->name, info);
 	if (rc)
 		return rc;
-	return spec->mode == OBD_ATTACH_FRESH ? attach_fresh(device, &identity, info)
-					      : attach_recover(device, &identity, info);
+	return spec->mode == OBD_ATTACH_FRESH
+		       ? attach_fresh(device, &identity, info)
+		       : attach_recover(device, &identity, spec->is_blamed, info);
+}
+
+static void describe(const struct obd_device *device, const struct obd_journal_slot *slot,
+		     struct obd_poisoned *ret)
+{
+	struct obd_command_site site = {.unit = &device->unit, .slot = slot};
+	struct obd_scsi_op op;
+
+	obd_command_decode(&site, &op);
+	*ret = (struct obd_poisoned){.lba = op.lba, .sectors = op.sectors, .deaths = slot->deaths};
+	if (slot->cdb_bytes <= sizeof(ret->cdb))
+		ret->cdb_bytes = slot->cdb_bytes;
+	memcpy(ret->cdb, slot->cdb, ret->cdb_bytes);
+}
+
+static void describe_recovery(const struct obd_device *device, struct obd_attach_result *ret)
+{
+	const struct obd_recovery *recovery = &device->replay;
+
+	ret->recovered = recovery->recovered;
+	ret->already_done = recovery->already_done;
+	ret->dropped = recovery->dropped;
+	ret->poisoned_cnt = 0;
+	for (uint32_t i = 0; i < recovery->recovered; i++) {
+		const struct obd_journal_slot *slot =
+			&device->flight.journal.slots[recovery->slots[i]];
+
+		if (!obd_device_is_poisoned(device, slot))
+			continue;
+		if (ret->poisoned_cnt < OBD_POISONED_MAX)
+			describe(device, slot, &ret->poisoned[ret->poisoned_cnt]);
+		ret->poisoned_cnt++;
+	}
 }
 
 int obd_device_create(const struct obd_attach_spec *spec, struct obd_pool *pool,
@@ -172,6 +196,7 @@ int obd_device_create(const struct obd_attach_spec *spec, struct obd_pool *pool,
 	device->fds.wait_fd = device->fds.kick_fd = -1;
 	device->pool = pool;
 	device->image = spec->image;
+	device->poison_after = spec->poison_after;
 	device->unit.sectors = obd_image_virtual_size_bytes(spec->image) / OBD_SECTOR_BYTES;
 	device->unit.is_writable = obd_image_has_upper(spec->image);
 	memcpy(device->unit.uuid, spec->device_uuid, sizeof(device->unit.uuid));
@@ -182,9 +207,7 @@ int obd_device_create(const struct obd_attach_spec *spec, struct obd_pool *pool,
 		return rc;
 	}
 	obd_pool_add_lane(pool, &device->lane);
-	result->recovered = device->replay.recovered;
-	result->already_done = device->replay.already_done;
-	result->dropped = device->replay.dropped;
+	describe_recovery(device, result);
 	result->attach_ns = obd_now_ns() - begin_ns;
 	forget_threads(&device->flight.journal);
 	*ret = device;
@@ -224,280 +247,4 @@ void obd_device_destroy(struct obd_device *device)
 	free(device->replay.slots);
 	free(device->commands);
 	free(device);
-}
-
-/* ---- serving: the engine thread only ---- */
-
-void obd_device_fail(struct obd_device *device, int err)
-{
-	if (!device->failed)
-		obd_store_release(&device->failed, err);
-}
-
-void obd_device_read_event(struct obd_device *device)
-{
-	uint64_t event;
-
-	/* The one reader of this counter; it was polled readable, so that this does not block. */
-	(void)!read(device->fds.wait_fd, &event, device->fds.event_bytes);
-	device->is_ready = true;
-}
-
-static void kick(struct obd_device *device)
-{
-	uint64_t event = 1; /* little-endian: its first four bytes are the uio form */
-	ssize_t wrote = write(device->fds.kick_fd, &event, device->fds.event_bytes);
-
-	/* A full eventfd counter is readable already. Anything else: the device went away. */
-	if (wrote < 0 && errno != EAGAIN && errno != EINTR)
-		obd_device_fail(device, OBD_E_IO);
-}
-
-void obd_device_kick(struct obd_device *device)
-{
-	if (!device->needs_kick || device->failed)
-		return;
-	device->needs_kick = false;
-	if (OBD_CHEAT_NOW(swallow_kick))
-		return;
-	OBD_CRASH_POINT("serve.kick");
-	kick(device);
-}
-
-void obd_device_beat(struct obd_device *device, uint64_t now_ns)
-{
-	struct obd_journal_counters *counters = obd_journal_counters(&device->flight.journal);
-
-	if (device->failed)
-		return;
-	obd_add_relaxed(&counters->heartbeat_cnt, 1);
-	obd_store_relaxed(&counters->heartbeat_ns, now_ns);
-}
-
-static void count(struct obd_device *device, const struct obd_command *command)
-{
-	struct obd_journal_counters *counters = obd_journal_counters(&device->flight.journal);
-	uint64_t bytes = (uint64_t)command->op.sectors * OBD_SECTOR_BYTES;
-
-	switch (command->op.kind) {
-	case OBD_SCSI_READ:
-		obd_add_relaxed(&counters->read_cmds, 1);
-		obd_add_relaxed(&counters->read_bytes, bytes);
-		break;
-	case OBD_SCSI_WRITE:
-		obd_add_relaxed(&counters->write_cmds, 1);
-		obd_add_relaxed(&counters->write_bytes, bytes);
-		break;
-	case OBD_SCSI_UNMAP:
-	case OBD_SCSI_WRITE_SAME:
-		obd_add_relaxed(&counters->discard_cmds, 1);
-		break;
-	case OBD_SCSI_FLUSH:
-		obd_add_relaxed(&counters->flush_cmds, 1);
-		break;
-	default:
-		obd_add_relaxed(&counters->other_cmds, 1);
-	}
-	if (command->response.status != OBD_STATUS_CHECK_CONDITION)
-		return;
-	if (command->response.sense[2] == OBD_KEY_MEDIUM_ERROR)
-		obd_add_relaxed(&counters->medium_errors, 1);
-	else
-		obd_add_relaxed(&counters->refused_cmds, 1);
-}
-
-static void publish(struct obd_command *command, uint64_t now_ns)
-{
-	struct obd_device *device = command->device;
-	struct obd_journal_counters *counters = obd_journal_counters(&device->flight.journal);
-	int rc;
-
-	if (device->failed)
-		return;
-	count(device, command);
-	rc = obd_flight_publish(&device->flight, command->slot, &command->response);
-	if (rc)
-		return obd_device_fail(device, rc);
-	if (!obd_load_relaxed(&counters->first_publish_ns))
-		obd_store_relaxed(&counters->first_publish_ns, now_ns);
-	device->needs_kick = true;
-	device->is_ready = true; /* a full table has room again */
-}
-
-static struct obd_command_site site_of(const struct obd_command *command)
-{
-	struct obd_device *device = command->device;
-
-	return (struct obd_command_site){
-		.ring = &device->flight.ring,
-		.unit = &device->unit,
-		.image = device->image,
-		.slot = &device->flight.journal.slots[command->slot],
-	};
-}
-
-/* A planted fault: a command that lasts while the ring goes round. */
-static bool is_slowed(const struct obd_journal_slot *slot)
-{
-	return OBD_CHEAT(slow_lap) && !slot->ring_offset;
-}
-
-static uint32_t own_thread(void)
-{
-	static _Thread_local uint32_t tid;
-
-	if (!tid)
-		tid = (uint32_t)gettid();
-	return tid;
-}
-
-static int run(struct obd_command *command, uint32_t flags)
-{
-	struct obd_command_site site = site_of(command);
-	struct obd_journal *journal = &command->device->flight.journal;
-	int rc;
-
-	obd_journal_set_thread(journal, command->slot, own_thread());
-	rc = obd_command_run(&site, &command->op, flags, &command->response);
-	obd_journal_set_thread(journal, command->slot, 0);
-	return rc;
-}
-
-static void run_on_pool(struct obd_task *task)
-{
-	struct obd_command *command = (struct obd_command *)task;
-
-	if (is_slowed(site_of(command).slot))
-		obd_planted_sleep_ms(1500);
-	run(command, 0);
-}
-
-static bool changes_data(const struct obd_scsi_op *op)
-{
-	return op->kind == OBD_SCSI_WRITE || op->kind == OBD_SCSI_WRITE_SAME ||
-	       op->kind == OBD_SCSI_UNMAP || op->kind == OBD_SCSI_FLUSH;
-}
-
-/* Can be done here and now, without sleeping. */
-static bool is_quick(const struct obd_scsi_op *op)
-{
-	if (op->kind == OBD_SCSI_READ)
-		return op->sectors <= INLINE_READ_SECTORS;
-	return !changes_data(op);
-}
-
-static void start(struct obd_command *command, uint64_t now_ns)
-{
-	struct obd_device *device = command->device;
-	struct obd_command_site site = site_of(command);
-
-	obd_flight_start(&device->flight, command->slot);
-	if (OBD_CHEAT_NOW(answer_early) && command->op.kind == OBD_SCSI_WRITE &&
-	    !command->is_replay) {
-		obd_planted_write_later(&site, &command->op, ANSWERED_EARLY_MS);
-		obd_respond_good(&command->response);
-		return publish(command, now_ns);
-	}
-	if (is_quick(&command->op) && !is_slowed(site.slot) && !run(command, OBD_READ_NOWAIT))
-		return publish(command, now_ns);
-	command->task.run = run_on_pool;
-	device->running++;
-	obd_pool_submit(device->pool, &device->lane, &command->task);
-}
-
-/* A planted fault: the write of a recovered command is done once more, over newer ones. */
-static void replay_late(const struct obd_command *command)
-{
-	struct obd_command_site site = site_of(command);
-
-	obd_planted_write_later(&site, &command->op, REPLAYED_LATE_MS);
-}
-
-/*
- * Recovered commands come before anything new. Those that change data run one at a time in
- * sequence order, the others all at once: see native/DESIGN.md.
- */
-static void continue_replay(struct obd_device *device, uint64_t now_ns)
-{
-	while (!device->is_replaying && device->replay_at < device->replay.recovered) {
-		struct obd_command *command =
-			&device->commands[device->replay.slots[device->replay_at++]];
-
-		if (!changes_data(&command->op))
-			continue; /* started by obd_device_begin */
-		command->is_replay = device->is_replaying = true;
-		OBD_CRASH_POINT("replay.write");
-		if (OBD_CHEAT(late_replay) && command->op.kind == OBD_SCSI_WRITE)
-			replay_late(command);
-		start(command, now_ns);
-	}
-	if (device->is_attached || device->is_replaying)
-		return;
-	OBD_CRASH_POINT("replay.done");
-	device->is_attached = true;
-	device->is_ready = true;
-	obd_store_relaxed(&obd_journal_counters(&device->flight.journal)->attached_ns, now_ns);
-}
-
-void obd_device_begin(struct obd_device *device)
-{
-	uint64_t now_ns = obd_now_ns();
-
-	OBD_CRASH_POINT("attach.kick");
-	/* The predecessor may have died between publishing and kicking. */
-	device->needs_kick = true;
-	obd_device_kick(device);
-	for (uint32_t i = 0; i < device->replay.recovered; i++) {
-		struct obd_command *command = &device->commands[device->replay.slots[i]];
-		struct obd_command_site site = site_of(command);
-
-		obd_command_decode(&site, &command->op);
-		if (changes_data(&command->op))
-			continue;
-		OBD_CRASH_POINT("replay.read");
-		start(command, now_ns);
-	}
-	continue_replay(device, now_ns);
-}
-
-void obd_device_serve(struct obd_device *device, uint64_t now_ns)
-{
-	struct obd_command_site site;
-	struct obd_command *command;
-	uint32_t slot;
-	int rc;
-
-	device->is_ready = false;
-	if (device->failed || !device->is_attached)
-		return;
-	for (uint32_t i = 0; i < SERVE_BATCH; i++) {
-		rc = obd_flight_pick_up(&device->flight, now_ns, &slot);
-		if (rc < 0)
-			return obd_device_fail(device, rc);
-		if (!rc)
-			break;
-		command = &device->commands[slot];
-		command->is_replay = false;
-		site = site_of(command);
-		obd_command_decode(&site, &command->op);
-		start(command, now_ns);
-		if (device->failed)
-			return;
-		device->is_ready = i + 1 == SERVE_BATCH;
-	}
-	if (obd_flight_skip(&device->flight))
-		device->needs_kick = true;
-}
-
-void obd_device_finish(struct obd_command *command, uint64_t now_ns)
-{
-	struct obd_device *device = command->device;
-
-	device->running--;
-	publish(command, now_ns);
-	if (!command->is_replay)
-		return;
-	command->is_replay = device->is_replaying = false;
-	if (!device->failed)
-		continue_replay(device, now_ns);
 }

@@ -18,7 +18,8 @@ struct obd_command {
 	struct obd_task task; /* first: the pool gives tasks back */
 	struct obd_device *device;
 	uint32_t slot;
-	bool is_replay; /* the next recovered command waits for this one */
+	bool is_replay;	 /* the next recovered command waits for this one */
+	bool is_suspect; /* recovered, and workers died of something while it was executing */
 	struct obd_scsi_op op;
 	struct obd_response response;
 };
@@ -37,8 +38,11 @@ struct obd_device {
 	struct obd_lane lane;
 	struct obd_pool *pool;
 	struct obd_recovery replay;
-	uint32_t replay_at;	     /* next of replay.slots to look at */
-	bool is_replaying;	     /* one that changes data is running */
+	uint32_t suspect_at;	     /* next of replay.slots to look at for suspects */
+	uint32_t replay_at;	     /* the same, for what changes data */
+	uint32_t poison_after;	     /* deaths; 0: never */
+	bool has_started_reads;	     /* of what was recovered */
+	bool is_replaying;	     /* one that runs alone is running */
 	bool is_attached;	     /* attached_ns was noted */
 	bool is_writing;	     /* the image's writer role is ours */
 	bool is_polled;		     /* wait_fd is in the engine's epoll */
@@ -49,6 +53,13 @@ struct obd_device {
 	enum obd_device_phase phase; /* engine mutex */
 	bool wants_detach;	     /* engine mutex */
 };
+
+/* May the slot's command be executed once more? */
+static inline bool obd_device_is_poisoned(const struct obd_device *device,
+					  const struct obd_journal_slot *slot)
+{
+	return device->poison_after && slot->deaths >= device->poison_after;
+}
 
 /* Everything of obd_engine_attach but serving. Leaves nothing behind when it fails. */
 int obd_device_create(const struct obd_attach_spec *spec, struct obd_pool *pool,

@@ -48,7 +48,20 @@ struct obd_attach_spec {
 	uint64_t generation; /* must be greater than the journal's */
 	uint32_t mode;	     /* enum obd_attach_mode */
 	struct obd_image *image;
+	uint32_t poison_after; /* deaths after which a command is not executed again; 0: never */
+	bool is_blamed;	       /* the predecessor crashed, hung or ran out of memory: not killed */
 };
+
+/* A command that is answered with MEDIUM ERROR, because workers died each time it was executed. */
+struct obd_poisoned {
+	uint64_t lba; /* 0 with sectors 0: it names no range */
+	uint32_t sectors;
+	uint32_t deaths;
+	uint32_t cdb_bytes;
+	uint8_t cdb[32];
+};
+
+#define OBD_POISONED_MAX 16u
 
 struct obd_attach_result {
 	uint32_t device_id;    /* handle for detach and stats */
@@ -56,6 +69,8 @@ struct obd_attach_result {
 	uint32_t already_done; /* publications that had reached the commit point */
 	uint32_t dropped;      /* picked up but not yet counted: will be picked up again */
 	uint64_t attach_ns;    /* how long the take-over took inside the engine */
+	uint32_t poisoned_cnt; /* of `recovered`, those not executed; all of them */
+	struct obd_poisoned poisoned[OBD_POISONED_MAX]; /* the first of them, oldest first */
 };
 
 int obd_engine_create(const struct obd_engine_options *options, struct obd_errinfo *info,

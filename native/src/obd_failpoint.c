@@ -32,7 +32,8 @@ struct entry {
 	uint32_t hits;
 	uint64_t serial;
 	char point[POINT_BYTES];
-	uint8_t zero[16];
+	uint64_t lba_plus_1;
+	uint8_t zero[8];
 };
 _Static_assert(sizeof(struct entry) == 96, "entry");
 
@@ -135,14 +136,20 @@ static bool is_hit(struct entry *entry, uint64_t *serial)
 	return true;
 }
 
+static bool is_wanted(const struct entry *entry, const char *point)
+{
+	if (strncmp(entry->point, point, sizeof(entry->point)))
+		return false;
+	return !entry->lba_plus_1 || entry->lba_plus_1 - 1 - obd_crash_lba < obd_crash_sectors;
+}
+
 static void pass(const char *point)
 {
 	for (uint32_t i = 0; i < ENTRIES; i++) {
 		struct entry *entry = &page->entries[i];
 
 		/* pairs with the test's store: the other fields are there */
-		if (!obd_load_acquire(&entry->armed) ||
-		    strncmp(entry->point, point, sizeof(entry->point)))
+		if (!obd_load_acquire(&entry->armed) || !is_wanted(entry, point))
 			continue;
 		if (!is_hit(entry, &hit_serial[i]))
 			continue;

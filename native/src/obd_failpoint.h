@@ -21,7 +21,8 @@
  *	36	4	hits		worker
  *	40	8	serial		test	number of this arming, never 0
  *	48	32	point		test	NUL-terminated
- *	80	16	zero
+ *	80	8	lba_plus_1	test	0: any pass; else only one whose sectors hold this
+ *LBA 88	8	zero
  *
  *	hit
  *	0	8	pid

@@ -92,8 +92,6 @@ void obd_flight_start(struct obd_flight *flight, uint32_t index)
 {
 	struct obd_journal_slot *slot = &flight->journal.slots[index];
 
-	OBD_CRASH_POINT("start.attempts");
-	slot->attempts++;
 	OBD_CRASH_POINT("start.executing");
 	obd_store_release(&slot->state, OBD_SLOT_EXECUTING);
 	OBD_CRASH_POINT("start.done");

@@ -40,9 +40,12 @@ void obd_flight_deinit(struct obd_flight *flight); /* table only, not ring and j
  */
 int obd_flight_check(const struct obd_flight *flight, const char *name, struct obd_errinfo *info);
 
-/* Brings a checked journal to the state between two commands. Can be killed anywhere and done
- * again. Never fails: obd_flight_check said so. */
-void obd_flight_recover(struct obd_flight *flight, struct obd_recovery *ret);
+/*
+ * Brings a checked journal to the state between two commands. Can be killed anywhere and done
+ * again. Never fails: obd_flight_check said so. is_blamed: the predecessor died of something that
+ * a command may have done to it; then each that was EXECUTING has one death more.
+ */
+void obd_flight_recover(struct obd_flight *flight, bool is_blamed, struct obd_recovery *ret);
 
 /*
  * Picks up the next command. 1: *ret is its slot; 0: nothing there, or every slot taken

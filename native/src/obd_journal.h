@@ -79,7 +79,8 @@ struct obd_journal_slot {
 	uint16_t cmd_id;
 	uint16_t cdb_bytes;
 	uint32_t iov_cnt;
-	uint32_t attempts; /* how often it was started: counts deaths for the poison rule */
+	uint16_t old_starts; /* counted by releases that did not know deaths; nobody reads it */
+	uint16_t deaths;     /* of workers, by a fault of their own, while it was EXECUTING */
 	uint8_t cdb[OBD_JOURNAL_MAX_CDB];
 	uint64_t picked_up_ns; /* CLOCK_MONOTONIC */
 	struct obd_journal_iov iov[OBD_JOURNAL_MAX_IOV];

@@ -160,6 +160,24 @@ static void finish_publication(struct obd_flight *flight, struct obd_recovery *r
 	obd_store_release(&header->pub_valid, 0);
 }
 
+/*
+ * Nothing is executing any more. Each time it was EXECUTING at a death is counted once at most:
+ * the state goes first, so that a successor who dies in between forgets a death and nobody counts
+ * one twice.
+ */
+static void demote(struct obd_journal_slot *slot, bool is_blamed)
+{
+	if (slot->state != OBD_SLOT_EXECUTING)
+		return;
+	OBD_CRASH_POINT("recover.demote");
+	obd_store_release(&slot->state, OBD_SLOT_VALID);
+	if (!is_blamed || slot->deaths == UINT16_MAX)
+		return;
+	OBD_CRASH_POINT("recover.blame");
+	obd_fence_stores(); /* not EXECUTING before it is counted */
+	slot->deaths++;
+}
+
 #ifdef OBD_TEST_HOOKS
 /* The known-bad design: what lies on the ring is taken for what is unfinished. */
 static void forget_journal(struct obd_flight *flight)
@@ -175,7 +193,7 @@ static void forget_journal(struct obd_flight *flight)
 }
 #endif
 
-void obd_flight_recover(struct obd_flight *flight, struct obd_recovery *ret)
+void obd_flight_recover(struct obd_flight *flight, bool is_blamed, struct obd_recovery *ret)
 {
 	struct obd_journal *journal = &flight->journal;
 	struct obd_journal_counters *counters = obd_journal_counters(journal);
@@ -191,6 +209,7 @@ void obd_flight_recover(struct obd_flight *flight, struct obd_recovery *ret)
 		bool is_lost = OBD_CHEAT(lose_in_flight) && !ret->recovered && !ret->dropped;
 
 		if (is_in_flight(flight, i) && !is_lost) {
+			demote(&journal->slots[i], is_blamed);
 			ret->slots[ret->recovered++] = i;
 			continue;
 		}

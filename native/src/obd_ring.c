@@ -189,7 +189,7 @@ int obd_ring_request(const struct obd_ring *ring, uint32_t offset, const struct 
 	slot->ring_offset = offset;
 	slot->cmd_id = entry->cmd_id;
 	slot->iov_cnt = 0;
-	slot->attempts = 0;
+	slot->old_starts = slot->deaths = 0;
 	memset(slot->cdb, 0, sizeof(slot->cdb));
 	if (!entry->is_known) {
 		slot->cdb_bytes = OBD_SLOT_UNKNOWN_OP;

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "obd_bigendian.h"
+
 #define MEDIUM(asc, ascq)                                                                          \
 	{                                                                                          \
 		OBD_STATUS_CHECK_CONDITION,                                                        \
@@ -89,6 +91,15 @@ void obd_respond_sense(struct obd_response *ret, struct obd_sense sense)
 	ret->status = OBD_STATUS_CHECK_CONDITION;
 	ret->sense_bytes = OBD_SENSE_BYTES;
 	obd_sense_encode(sense, ret->sense);
+}
+
+void obd_respond_poisoned(struct obd_response *ret, bool has_lba, uint64_t lba)
+{
+	obd_respond_sense(ret, OBD_SENSE_UNRECOVERED_READ);
+	if (!has_lba || lba > UINT32_MAX) /* the field has 32 bits */
+		return;
+	ret->sense[0] |= 0x80; /* VALID */
+	obd_put_be32(ret->sense + 3, (uint32_t)lba);
 }
 
 void obd_respond_error(struct obd_response *ret, int err, enum obd_direction direction)

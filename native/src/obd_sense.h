@@ -38,6 +38,7 @@ struct obd_sense {
 #define OBD_SENSE_PARAMETER_LENGTH  ((struct obd_sense){OBD_KEY_ILLEGAL_REQUEST, 0x1a, 0x00})
 #define OBD_SENSE_NOT_SAVED	    ((struct obd_sense){OBD_KEY_ILLEGAL_REQUEST, 0x39, 0x00})
 #define OBD_SENSE_LBA_OUT_OF_RANGE  ((struct obd_sense){OBD_KEY_ILLEGAL_REQUEST, 0x21, 0x00})
+#define OBD_SENSE_UNRECOVERED_READ  ((struct obd_sense){OBD_KEY_MEDIUM_ERROR, 0x11, 0x00})
 #define OBD_SENSE_WRITE_PROTECTED   ((struct obd_sense){OBD_KEY_DATA_PROTECT, 0x27, 0x00})
 
 /* What the command was doing when it failed. */
@@ -47,6 +48,13 @@ void obd_respond_good(struct obd_response *ret);
 void obd_respond_sense(struct obd_response *ret, struct obd_sense sense);
 /* Total over enum obd_err; a number that is none of it is HARDWARE ERROR. */
 void obd_respond_error(struct obd_response *ret, int err, enum obd_direction direction);
+
+/*
+ * A command that is not executed for what it did to workers. Unrecovered read error also for what
+ * writes: sd sends a command again after other medium errors, and that is what must not happen.
+ * The range, if it names one, begins at lba: then it is in the information field (SPC-4 4.5.3).
+ */
+void obd_respond_poisoned(struct obd_response *ret, bool has_lba, uint64_t lba);
 
 /* Fixed format sense data (18 bytes) into ret. */
 #define OBD_SENSE_BYTES 18u

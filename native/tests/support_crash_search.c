@@ -107,6 +107,18 @@ static void prove_stores(const struct frame *frame)
 	REQUIRE(!memcmp(&shared, &frame->after.shared, sizeof(shared)));
 }
 
+/* A death that is counted was one, and is counted once. */
+static void judge_blames(void)
+{
+	for (uint32_t i = 0; i < crash_server.running_cnt; i++) {
+		const struct obd_journal_slot *slot =
+			&crash_server.flight.journal.slots[crash_server.running[i].slot];
+
+		if (slot->deaths > crash_world.works[slot->cdb[6]].blames)
+			crash_violate("a death was counted twice");
+	}
+}
+
 static void take(enum step step, uint32_t index)
 {
 	switch (step) {
@@ -116,6 +128,7 @@ static void take(enum step step, uint32_t index)
 		break;
 	case ATTACH:
 		crash_attach(crash_server.flight.journal.generation + 1, false);
+		judge_blames();
 		break;
 	case PICK_UP:
 		crash_pick_up();
@@ -191,6 +204,8 @@ static double explore_deaths(struct frame *frame, uint32_t depth, uint32_t crash
 		state->outside = frame->deaths[i].is_inside ? frame->inside : frame->before.outside;
 		state->own = frame->before.own;
 		crash_state_kill(state);
+		if (step != ATTACH) /* what is EXECUTING then is its predecessor's */
+			crash_state_blame(state);
 		crash_state_load(state);
 		frame->step = DIE;
 		frame->label = frame->deaths[i].label;
@@ -260,6 +275,8 @@ struct chain {
 	struct frame *frame; /* the state it starts from */
 	uint32_t depth;
 	uint32_t crashes_left;
+	struct crash_outside outside; /* after the last step */
+	bool is_attaching;	      /* and nothing else: see explore_deaths */
 	double orders;
 	struct {
 		struct crash_state state; /* after the step */
@@ -285,6 +302,9 @@ static void at_leftover(void *context, const struct crash_store *stores, const b
 		if (is_there[i])
 			crash_apply(&state->shared, &stores[i]);
 	crash_shared_scrub(&state->shared);
+	state->outside = chain->outside;
+	if (!chain->is_attaching)
+		crash_state_blame(state);
 	if (is_met(state, chain->crashes_left - 1, &chain->orders))
 		return;
 	crash_state_load(state);
@@ -326,7 +346,8 @@ static bool add_link(struct chain *chain, uint32_t length, enum step step, uint3
 	if (extend_chain(chain, length + 1))
 		return true;
 	frame->step = DIE;
-	frame->after.outside = chain->links[length].state.outside;
+	chain->outside = chain->links[length].state.outside;
+	chain->is_attaching = !length && step == ATTACH;
 	frame->after.own = frame->before.own;
 	crash_state_kill(&frame->after);
 	crash_reorder(chain->links[length].stores, cnt, at_leftover, chain);
@@ -409,6 +430,7 @@ static double explore(uint32_t depth, uint32_t crashes_left)
 	if (crashes_left && frame->before.own.is_alive) {
 		frame->after = frame->before;
 		crash_state_kill(&frame->after);
+		crash_state_blame(&frame->after);
 		crash_state_load(&frame->after);
 		frame->step = DIE;
 		frame->label = "a step's end";

@@ -39,7 +39,7 @@ void crash_attach(uint64_t generation, bool is_fresh)
 	REQUIRE(!obd_flight_init(&server->flight));
 	obd_journal_own(&server->flight.journal, generation);
 	if (!is_fresh)
-		obd_flight_recover(&server->flight, &recovery);
+		obd_flight_recover(&server->flight, true, &recovery);
 	server->running_cnt = recovery.recovered;
 	for (uint32_t i = 0; i < recovery.recovered; i++) {
 		server->running[i] = (struct crash_running){.slot = slots[i], .is_replay = true};

@@ -263,6 +263,16 @@ void crash_state_kill(struct crash_state *state)
 	state->own.generation = generation;
 }
 
+void crash_state_blame(struct crash_state *state)
+{
+	for (uint32_t i = 0; i < CRASH_STATE_SLOTS; i++) {
+		const struct obd_journal_slot *slot = (const void *)state->shared.slots[i].head;
+
+		if (slot->state == OBD_SLOT_EXECUTING && slot->cdb[6] < CRASH_STATE_WORKS)
+			state->outside.works[slot->cdb[6]].blames++;
+	}
+}
+
 static uint64_t mix(uint64_t left, uint64_t right)
 {
 	__uint128_t product = (__uint128_t)left * right;

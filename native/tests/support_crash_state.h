@@ -88,6 +88,9 @@ void crash_shared_scrub(struct crash_shared *shared);
 /* As if the server had died at this moment: `own` is that of no process. */
 void crash_state_kill(struct crash_state *state);
 
+/* Each command that a dead server left EXECUTING has one more death to its name. */
+void crash_state_blame(struct crash_state *state);
+
 struct crash_key {
 	uint64_t high, low;
 };

@@ -28,6 +28,7 @@ struct crash_work { /* what a tag stands for */
 	uint32_t lba;
 	uint32_t expected; /* of a read */
 	uint8_t completions;
+	uint8_t blames; /* deaths of servers that had it EXECUTING */
 };
 
 struct crash_world {

@@ -17,11 +17,13 @@ static const char *const needed[] = {
 	"pickup.skip",	   "pickup.copy",  "pickup.valid",   "pickup.next",
 	"start.executing", "publish.skip", "publish.record", "publish.record_valid",
 	"publish.tail",	   "publish.free", "publish.clear",  "recover.clear",
+	"recover.blame",
 };
 /* Nothing depends on their order alone; native/DESIGN.md says why. */
 static const char *const not_needed[] = {
 	"recover.free",
 	"recover.drop",
+	"recover.demote",
 	"attach.generation",
 };
 

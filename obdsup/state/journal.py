@@ -47,7 +47,7 @@ POSITIONS = struct.Struct("<QQQ")
 PUBLICATION_OFFSET = 192
 PUBLICATION = struct.Struct("<IIII")
 COUNTERS_OFFSET = 256
-SLOT = struct.Struct("<IIIHHII32sQ")
+SLOT = struct.Struct("<IIIHHIHH32sQ")
 SLOTS_SHAPE_OFFSET = 48
 SLOTS_SHAPE = struct.Struct("<II")
 THREADS_OFFSET = 2048
@@ -137,7 +137,10 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class JournalSlot:
-    """One command in flight."""
+    """One command in flight.
+
+    ``attempts``: deaths of workers, by a fault of their own, while it was executing.
+    """
 
     index: int
     state: str
@@ -235,7 +238,7 @@ class JournalReader:
         found = []
         for index in range(header.slot_cnt):
             offset = index * header.slot_bytes
-            (state, sequence, ring_offset, cmd_id, cdb_bytes, iov_cnt, attempts, cdb,
+            (state, sequence, ring_offset, cmd_id, cdb_bytes, iov_cnt, _, attempts, cdb,
              picked_up_ns) = SLOT.unpack_from(raw, offset)  # fmt: skip
             if state not in SLOT_STATE_NAMES:
                 self._expect(f"state of slot {index}", HEADER_BYTES + offset, "0, 1 or 2", state)
@@ -268,7 +271,7 @@ class JournalReader:
             raw = os.pread(self._fd, SLOT.size, HEADER_BYTES + index * slot_bytes)
             if len(raw) != SLOT.size:
                 break
-            state, sequence, _, _, cdb_bytes, _, attempts, cdb, picked_up_ns = SLOT.unpack(raw)
+            state, sequence, _, _, cdb_bytes, _, _, attempts, cdb, picked_up_ns = SLOT.unpack(raw)
             if SLOT_STATE_NAMES.get(state) == "executing":
                 cdb = cdb[: min(cdb_bytes, len(cdb))]
                 found.append(ExecutingCommand(index, tid, sequence, picked_up_ns, attempts, cdb))

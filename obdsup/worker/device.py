@@ -135,6 +135,8 @@ def attach(device: Device, engine: Engine, request: Request) -> JobEnd:
         uuid=order.uuid,
         generation=order.generation,
         mode=order.mode,
+        is_blamed=order.is_blamed,
+        poison_after=order.poison_after,
     )
     with device.lock:
         try:
@@ -143,14 +145,18 @@ def attach(device: Device, engine: Engine, request: Request) -> JobEnd:
             return JobEnd(Event.OPEN_FAILED, error)
         assert device.image is not None
         try:
-            result = engine.attach(device.name, ring, device.image)
+            result, poisoned = engine.attach(device.name, ring, device.image)
         except ObdError as error:
             return JobEnd(Event.ATTACH_FAILED, error)
     device.fds, request.packet.fds = fds, []
     device.device_id, device.generation = result["device_id"], order.generation
     device.kind, device.map_bytes, device.failed = order.kind, order.map_bytes, ""
     names = ("recovered", "already_done", "dropped", "attach_ns")
-    return JobEnd(Event.ATTACHED, answer={name: result[name] for name in names})
+    answer: dict[str, object] = {name: result[name] for name in names}
+    answer["poisoned"] = [command.to_json() for command in poisoned]
+    if result["poisoned_cnt"]:
+        log.event("command.poisoned", log.WARNING, dev=device.name, cnt=result["poisoned_cnt"])
+    return JobEnd(Event.ATTACHED, answer=answer)
 
 
 def detach(device: Device, engine: Engine, timeout_ms: int, *, is_last: bool = False) -> JobEnd:

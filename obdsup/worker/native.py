@@ -34,7 +34,7 @@ def _check_layout() -> None:
     """Complete structs must be as large here as in the compiled headers."""
     for name, size in (
         ("struct obd_errinfo", 640),
-        ("struct obd_attach_result", 24),
+        ("struct obd_attach_result", 928),
         ("struct obd_device_stat", 24),
         ("struct obd_image_stat", 48),
     ):
@@ -163,9 +163,16 @@ _IMAGE_STAT_FIELDS = [name for name, _ in ffi.typeof("struct obd_image_stat").fi
 
 
 class Ring:
-    """How a device is attached: fds borrowed for the call, identities, generation, mode."""
+    """How a device is attached: fds borrowed for the call, identities, generation, mode.
 
-    __slots__ = ("boot_id", "fds", "generation", "journal_fd", "kind", "map_bytes", "mode", "uuid")
+    ``is_blamed``: the predecessor may have died of a command; ``poison_after``: of so many deaths
+    a command is answered with a medium error, 0: never.
+    """
+
+    __slots__ = (
+        "boot_id", "fds", "generation", "is_blamed", "journal_fd", "kind", "map_bytes", "mode",
+        "poison_after", "uuid",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -178,9 +185,27 @@ class Ring:
         uuid: bytes,
         generation: int,
         mode: str,
+        is_blamed: bool = False,
+        poison_after: int = 0,
     ) -> None:
+        self.is_blamed, self.poison_after = is_blamed, poison_after
         self.kind, self.map_bytes, self.fds, self.journal_fd = kind, map_bytes, fds, journal_fd
         self.boot_id, self.uuid, self.generation, self.mode = boot_id, uuid, generation, mode
+
+
+class Poisoned:
+    """A command that is answered with a medium error: workers died each time it was executed."""
+
+    __slots__ = ("cdb", "deaths", "lba", "sectors")
+
+    def __init__(self, row: Any) -> None:
+        self.cdb = bytes(ffi.buffer(row.cdb, row.cdb_bytes))
+        self.lba, self.sectors, self.deaths = int(row.lba), int(row.sectors), int(row.deaths)
+
+    def to_json(self) -> dict[str, object]:
+        """As in the answer to ``serve``."""
+        cdb = self.cdb.hex()
+        return {"cdb": cdb, "lba": self.lba, "sectors": self.sectors, "deaths": self.deaths}
 
 
 class Engine:
@@ -212,8 +237,12 @@ class Engine:
         if engine != ffi.NULL:
             lib.obd_engine_destroy(engine)
 
-    def attach(self, name: str, ring: Ring, image: Image) -> dict[str, int]:
-        """Takes a ring and serves it; returns the fields of ``struct obd_attach_result``.
+    def attach(self, name: str, ring: Ring, image: Image) -> tuple[dict[str, int], list[Poisoned]]:
+        """Takes a ring and serves it.
+
+        Returns:
+            The numbers of ``struct obd_attach_result``, and the first of the commands that are not
+            executed any more.
 
         Raises:
             AlreadyServed: another process serves it; nothing was touched.
@@ -234,11 +263,14 @@ class Engine:
         spec.generation = ring.generation
         spec.mode = lib.OBD_ATTACH_FRESH if ring.mode == "fresh" else lib.OBD_ATTACH_RECOVER
         spec.image = image.handle
+        spec.is_blamed, spec.poison_after = ring.is_blamed, ring.poison_after
         info, ret = ffi.new("struct obd_errinfo *"), ffi.new("struct obd_attach_result *")
         code = lib.obd_engine_attach(self._engine, spec, info, ret)
         if code:
             raise native_error(f"serve device {name}", code, info)
-        return {field: int(getattr(ret, field)) for field in _ATTACH_RESULT_FIELDS}
+        cnt = min(int(ret.poisoned_cnt), int(lib.OBD_POISONED_MAX))
+        numbers = {field: int(getattr(ret, field)) for field in _ATTACH_RESULT_FIELDS}
+        return numbers, [Poisoned(ret.poisoned[i]) for i in range(cnt)]
 
     def detach(self, name: str, device_id: int, timeout_ms: int) -> None:
         """Lets go of a ring at a command boundary.
@@ -259,4 +291,6 @@ class Engine:
         return (int(ret.failed), int(ret.in_flight)) if code == 0 else (code, 0)
 
 
-_ATTACH_RESULT_FIELDS = [name for name, _ in ffi.typeof("struct obd_attach_result").fields]
+_ATTACH_RESULT_FIELDS = [
+    name for name, _ in ffi.typeof("struct obd_attach_result").fields if name != "poisoned"
+]

@@ -17,6 +17,8 @@ __all__ = ["ImageConfigFile", "ImageFiles", "Request", "ServeOrder", "parse"]
 
 MAX_LOWERS = 255
 MAX_TIMEOUT_MS = 24 * 3600 * 1000
+POISON_AFTER = 3  # deaths; what is asked for when nobody says
+MAX_POISON_AFTER = 65535
 RING_FDS = {"uio": 1, "memfd": 3}
 _NAME_MAX = 128
 
@@ -80,7 +82,9 @@ def _flag(body: dict[str, Any], name: str) -> bool:
 class ServeOrder:
     """What ``serve`` asks beside the image; the fds belong to the request's packet."""
 
-    __slots__ = ("boot_id", "generation", "kind", "map_bytes", "mode", "uuid")
+    __slots__ = (
+        "boot_id", "generation", "is_blamed", "kind", "map_bytes", "mode", "poison_after", "uuid",
+    )  # fmt: skip
 
     def __init__(self, body: dict[str, Any]) -> None:
         ring = _get(body, "ring", dict)
@@ -94,6 +98,10 @@ class ServeOrder:
         self.generation: int = _number(body, "generation", 1, (1 << 64) - 1)
         self.uuid: bytes = _uuid(body, "uuid")
         self.boot_id: bytes = _uuid(body, "boot_id")
+        self.is_blamed: bool = _flag(body, "blamed")
+        self.poison_after: int = POISON_AFTER
+        if "poison_after" in body:
+            self.poison_after = _number(body, "poison_after", 0, MAX_POISON_AFTER)
 
 
 class Request:

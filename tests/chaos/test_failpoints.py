@@ -74,7 +74,9 @@ def _run(page: FailPoints, python_path: Path, upper: list[str]) -> tuple[int, in
 
 def test_list_of_points_is_that_of_the_sources() -> None:
     sources = "".join(path.read_text() for path in (REPO / "native" / "src").glob("*.c"))
-    assert sorted(POINTS) == sorted(set(re.findall(r'OBD_CRASH_POINT\("([^"]+)"\)', sources)))
+    assert sorted(POINTS) == sorted(
+        set(re.findall(r'OBD_CRASH_POINT(?:_LBA)?\("([^"]+)"', sources))
+    )
     assert len(set(POINTS)) == len(POINTS)
     assert max(map(len, POINTS)) < 32
 

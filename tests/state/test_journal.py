@@ -17,7 +17,7 @@ from obdsup.state.journal import JournalCounters, JournalReader
 from tests.conftest import REPO
 
 BOOT, DEVICE = uuid.uuid4(), uuid.uuid4()
-SLOT_BYTES = struct.calcsize("<IIIHHII32sQ") + 256 * 8
+SLOT_BYTES = struct.calcsize("<IIIHHIHH32sQ") + 256 * 8
 
 
 def make_journal(slots: list[tuple[int, int]] | None = None, generation: int = 7) -> bytearray:
@@ -73,10 +73,10 @@ def test_names_the_commands_that_have_a_thread(read) -> None:  # type: ignore[no
     raw = make_journal([(2, 5), (1, 6), (0, 0), (2, 8)])
     struct.pack_into("<4I", raw, journal.THREADS_OFFSET, 501, 502, 503, 504)
     struct.pack_into("<I", raw, journal.THREADS_OFFSET + 4 * 9, 510)  # beyond the last slot
-    struct.pack_into("<32sQ", raw, 4096 + 3 * SLOT_BYTES + 24, b"\x28" + bytes(31), 77)
+    struct.pack_into("<H32sQ", raw, 4096 + 3 * SLOT_BYTES + 22, 2, b"\x28" + bytes(31), 77)
     found = read(raw).executing()
     assert [(c.slot, c.tid, c.sequence) for c in found] == [(0, 501, 5), (3, 504, 8)]
-    assert (found[1].picked_up_ns, found[1].cdb) == (77, b"\x28" + bytes(9))
+    assert (found[1].picked_up_ns, found[1].attempts, found[1].cdb) == (77, 2, b"\x28" + bytes(9))
 
 
 @pytest.mark.parametrize("length", [0, 3000, 4096, 4096 + 3 * SLOT_BYTES])
@@ -120,8 +120,8 @@ def test_layout_equals_the_c_header(tmp_path: Path) -> None:
     """Compiles the C declarations and compares sizes and offsets with the reader's."""
     names = list(JournalCounters.__dataclass_fields__)
     probes = [f'printf("{n} %zu\\n", offsetof(struct obd_journal_counters, {n}));' for n in names]
-    slot = ["state", "sequence", "ring_offset", "cmd_id", "cdb_bytes", "iov_cnt", "attempts",
-            "cdb", "picked_up_ns"]  # fmt: skip
+    slot = ["state", "sequence", "ring_offset", "cmd_id", "cdb_bytes", "iov_cnt", "old_starts",
+            "deaths", "cdb", "picked_up_ns"]  # fmt: skip
     probes += [f'printf("slot.{n} %zu\\n", offsetof(struct obd_journal_slot, {n}));' for n in slot]
     probes.append('printf("counters %zu\\n", sizeof(struct obd_journal_counters));')
     probes.append('printf("threads %u\\n", OBD_JOURNAL_THREADS);')
@@ -140,7 +140,7 @@ def test_layout_equals_the_c_header(tmp_path: Path) -> None:
     assert int(found["version"]) == journal.LAYOUT_VERSION
     assert int(found["generation_max"]) == journal.GENERATION_MAX
     assert [int(found[name]) for name in names] == [8 * i for i in range(len(names))]
-    formats = ["I", "I", "I", "H", "H", "I", "I", "32s", "Q"]
+    formats = ["I", "I", "I", "H", "H", "I", "H", "H", "32s", "Q"]
     offsets = [struct.calcsize("<" + "".join(formats[:i])) for i in range(len(formats))]
     assert [int(found[f"slot.{name}"]) for name in slot] == offsets
 
