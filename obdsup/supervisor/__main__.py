@@ -35,6 +35,10 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--provider", default="auto", help="auto, tcmu, fuse or load (default: %(default)s)")
     add("--standbys", type=int, default=1, help="warm standbys kept ready (default: %(default)s)")
     add("--prewarm", type=int, default=64, metavar="N", help="images a standby holds open")
+    add(
+        "--foreign-per-worker", type=int, default=1, metavar="N",
+        help="devices made in configfs by others that share a worker (default: %(default)s)",
+    )  # fmt: skip
     add("--worker-command", metavar="CMD", help="how to start a worker, for another release")
     add("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     return parser.parse_args(arguments)
@@ -63,6 +67,7 @@ def run(options: argparse.Namespace) -> int:
         provider=options.provider,
         standbys=options.standbys,
         prewarm_max=options.prewarm,
+        foreign_per_worker=options.foreign_per_worker,
         **extra,
     )
     return Service(settings).run()

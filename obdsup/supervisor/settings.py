@@ -34,6 +34,7 @@ class Settings:
     provider: str = "auto"
     standbys: int = 1  # warm standbys kept ready, 0 to 64
     prewarm_max: int = 64  # images a standby holds open
+    foreign_per_worker: int = 1  # devices others made in configfs that share a worker, 1 to 64
     worker_command: tuple[str, ...] = field(default_factory=_worker_command)
     image_command: tuple[str, ...] = field(default_factory=_image_command)
     hello_timeout_s: float = 2.0  # a living worker that does not answer by then is fenced
@@ -55,6 +56,8 @@ class Settings:
             raise ConfigError(f"standbys is {self.standbys}, must be 0 to 64")
         if not 0 <= self.prewarm_max <= 4096:
             raise ConfigError(f"prewarm_max is {self.prewarm_max}, must be 0 to 4096")
+        if not 1 <= self.foreign_per_worker <= 64:
+            raise ConfigError(f"foreign_per_worker is {self.foreign_per_worker}, must be 1 to 64")
 
     @property
     def control_socket(self) -> Path:
