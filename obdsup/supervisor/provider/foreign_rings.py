@@ -36,6 +36,11 @@ class ForeignRing:
         return config_path(self.config)
 
     @property
+    def dev_id(self) -> str:
+        """What its maker calls it, "" when it does not; no two that live have the same."""
+        return self.config.partition(";")[2]
+
+    @property
     def uuid(self) -> str:
         """Follows from its place in configfs: the same device always has the same."""
         return str(uuid.uuid5(_UUIDS, f"{self.hba}/{self.device}"))

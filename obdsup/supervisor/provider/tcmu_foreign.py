@@ -70,7 +70,8 @@ class ForeignTcmuProvider:
                 self.reset_ring(ring.ids)
         finally:
             os.close(fd)
-        return ring.ids
+        waits = self.waits_for_answers(ring.hba, ring.device)
+        return {**ring.ids, "waits": int(waits)}  # not to be seen any more while it is removed
 
     def exists(self, ids: ProviderIds) -> bool:
         return self._find_uio(ids) is not None
@@ -88,15 +89,30 @@ class ForeignTcmuProvider:
 
     def publish(self, ids: ProviderIds) -> str:
         """The disk's path; "" as long as nobody linked the device to tcm_loop."""
-        for link in self._links(ids):
+        return self.disks().get((int(ids["hba"]), str(ids["device"])), "")
+
+    def disks(self) -> dict[tuple[int, str], str]:
+        """The paths of all disks of tcm_loop, by HBA and device."""
+        loopback = self._roots.sys / "kernel" / "config" / "target" / "loopback"
+        found = {}
+        for link in loopback.glob("*/tpgt_*/lun/lun_*/*"):
+            core = link.resolve() if link.is_symlink() else link
+            hba = core.parent.name.removeprefix("user_")
+            if core == link or not hba.isdecimal():
+                continue
             address = self._configfs.read(link.parents[2] / "address")
             disk = find_disk(self._roots, address) if address else None
             if disk is not None:
-                return str(disk.node)
-        return ""
+                found[int(hba), core.name] = str(disk.node)
+        return found
 
     def retract(self, ids: ProviderIds) -> None:
         """The disk is not ours to take away."""
+
+    def resume_ring(self, ids: ProviderIds) -> None:
+        action = self._action(ids)
+        if self._configfs.read(action / "block_dev") == "blocked":
+            self._configfs.write(action / "block_dev", "0")
 
     def reset_ring(self, ids: ProviderIds) -> None:
         action = self._action(ids)
@@ -109,11 +125,11 @@ class ForeignTcmuProvider:
     def destroy(self, ids: ProviderIds) -> None:
         """The device is not ours to take away."""
 
-    def waits_for_answers(self, ids: ProviderIds) -> bool:
-        """Whether the kernel waits for answers to what it tells of this device."""
-        core = self._core(ids)
+    def waits_for_answers(self, hba: int, device: str) -> bool:
+        """Whether the kernel waits for answers to what it tells of a device, while it is there."""
+        attributes = self._core({"hba": hba, "device": device}) / "attrib"
         try:
-            return int(self._configfs.read(core / "attrib" / "nl_reply_supported") or "1") > 0
+            return int(self._configfs.read(attributes / "nl_reply_supported") or "1") > 0
         except ValueError:
             return True
 
@@ -123,16 +139,6 @@ class ForeignTcmuProvider:
 
     def _action(self, ids: ProviderIds) -> Path:
         return self._core(ids) / "action"
-
-    def _links(self, ids: ProviderIds) -> list[Path]:
-        """LUN links of tcm_loop that lead to the device."""
-        loopback = self._roots.sys / "kernel" / "config" / "target" / "loopback"
-        core = self._core(ids)
-        return [
-            link
-            for link in loopback.glob("*/tpgt_*/lun/lun_*/*")
-            if link.is_symlink() and link.resolve() == core
-        ]
 
     def _find_uio(self, ids: ProviderIds) -> Uio | None:
         """Made again under its name for another image, it is another device."""

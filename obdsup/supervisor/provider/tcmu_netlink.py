@@ -32,7 +32,6 @@ __all__ = [
     "NoticesLost",
     "TcmuNetlink",
     "fail_pending_requests",
-    "listeners",
     "set_blocked",
 ]
 
@@ -79,10 +78,16 @@ class TcmuNetlink:
             undo.callback(os.close, self._wake_write)
             self.close = undo.pop_all().close  # after ``read`` has ended
 
-    @property
-    def ports(self) -> set[int]:
-        """Our own addresses in netlink."""
-        return {self._notices.getsockname()[0], self._answers.getsockname()[0]}
+    def others(self, roots: KernelRoots) -> set[int]:
+        """Netlink addresses of the group's other members, as /proc shows them."""
+        found = set()
+        with contextlib.suppress(OSError):
+            for line in (roots.proc / "net" / "netlink").read_text().splitlines()[1:]:
+                _, protocol, port, groups, *_ = line.split()
+                is_member = self.group > 32 or int(groups, 16) >> (self.group - 1) & 1
+                if protocol == str(_NETLINK_GENERIC) and is_member:
+                    found.add(int(port))
+        return found - {self._notices.getsockname()[0], self._answers.getsockname()[0]}
 
     def announce(self) -> None:
         """Tells the kernel to wait for our answers."""
@@ -209,16 +214,3 @@ def fail_pending_requests(roots: KernelRoots) -> None:
 
 def _parameters(roots: KernelRoots) -> Path:
     return roots.sys / "module" / "target_core_user" / "parameters"
-
-
-def listeners(roots: KernelRoots, group: int) -> set[int]:
-    """Netlink addresses of all that are in a group of the generic family, as /proc shows them."""
-    found = set()
-    with contextlib.suppress(OSError):
-        for line in (roots.proc / "net" / "netlink").read_text().splitlines()[1:]:
-            fields = line.split()
-            if len(fields) > 3 and fields[1] == str(_NETLINK_GENERIC):
-                groups = int(fields[3], 16)
-                if 0 < group <= 32 and groups & 1 << (group - 1):
-                    found.add(int(fields[2]))
-    return found

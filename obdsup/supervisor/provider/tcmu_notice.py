@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["FOREIGN_SUBTYPE", "Notice", "NoticeKind", "config_path"]
+__all__ = ["FOREIGN_SUBTYPE", "OWN_SUBTYPE", "Notice", "NoticeKind", "config_path"]
 
 FOREIGN_SUBTYPE = "overlaybd/"
+OWN_SUBTYPE = "obdsup/"  # of the provider tcmu, which nobody answers for
 
 
 class NoticeKind(Enum):
