@@ -25,6 +25,7 @@ from obdsup.supervisor.event_feed import EventFeed
 from obdsup.supervisor.event_listeners import EventListeners
 from obdsup.supervisor.event_log import EventLog
 from obdsup.supervisor.fleet import Fleet, FleetHooks
+from obdsup.supervisor.foreign import Foreign
 from obdsup.supervisor.provider import ProviderChoice, Providers
 from obdsup.supervisor.rollout_operations import RolloutOperations
 from obdsup.supervisor.serving import ServingContext
@@ -93,6 +94,7 @@ class Service:
         self._rollouts = RolloutOperations(
             settings, self._database, self._events, self._fleet, self._devices
         )
+        self._foreign = Foreign(self._devices, self._providers)
         self._choice = ProviderChoice(settings.provider, "not yet chosen")
         self._systemd = Systemd()
         self._is_ready = threading.Event()
@@ -105,6 +107,7 @@ class Service:
         is_same_boot = meta.get("boot_id", self._boot_id) == self._boot_id
         context = ServingContext(self._settings, self._events, self._fleet, self._boot_id)
         self._devices.start(context, self._settings.provider)
+        self._foreign.prepare(context)
         self._loop.prepare()
         self._listeners.start()
         threading.Thread(
@@ -117,6 +120,7 @@ class Service:
             self._loop.runforever()
         finally:
             self._systemd.stopping()
+            self._foreign.stop()
             self._listeners.close()
             self._control.close()
             self._events.emit("supervisor.stopped", pid=os.getpid())
@@ -135,6 +139,8 @@ class Service:
             self._rollouts.resume()
             self._fleet.replenish_soon()
             self._choose_provider()
+            if self._choice.name == "tcmu":
+                self._foreign.listen()
         except Exception:
             log.exception("supervisor.failed")
         self._control.start()
@@ -170,6 +176,7 @@ class Service:
             "device.remove": self._remove,
             "device.handover": self._hand_over,
             **self._feed.operations(),
+            **self._foreign.operations(),
             **self._rollouts.operations(),
             "shutdown": self._shutdown,
         }
