@@ -40,6 +40,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         help="devices made in configfs by others that share a worker (default: %(default)s)",
     )  # fmt: skip
     add("--worker-command", metavar="CMD", help="how to start a worker, for another release")
+    add("--hang-limit", type=float, default=5.0, metavar="S",
+        help="replace a worker that stands still for so long with work to do; 0: never "
+        "(default: %(default)s)")  # fmt: skip
     add("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     return parser.parse_args(arguments)
 
@@ -67,6 +70,7 @@ def run(options: argparse.Namespace) -> int:
         provider=options.provider,
         standbys=options.standbys,
         prewarm_max=options.prewarm,
+        hang_limit_s=options.hang_limit,
         foreign_per_worker=options.foreign_per_worker,
         **extra,
     )

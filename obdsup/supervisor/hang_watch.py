@@ -14,6 +14,7 @@ import time
 from dataclasses import asdict
 
 from obdsup.errors import ObdError
+from obdsup.supervisor.control_server import Operation
 from obdsup.supervisor.devices import Devices
 from obdsup.supervisor.event_log import EventLog
 from obdsup.supervisor.fleet import Fleet
@@ -79,6 +80,10 @@ class HangWatch:
         found["verdict"] = finding.judgement.verdict.value
         found["cdb"] = finding.command.cdb.hex() if finding.command else None
         return found
+
+    def operations(self) -> dict[str, Operation]:
+        """``hangs``: what the last looks found."""
+        return {"hangs": lambda request, progress: self.describe()}
 
     def describe(self) -> dict[str, object]:
         """The limit, the looks so far, the processor time they took, and all verdicts."""

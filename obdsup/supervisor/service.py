@@ -26,6 +26,7 @@ from obdsup.supervisor.event_listeners import EventListeners
 from obdsup.supervisor.event_log import EventLog
 from obdsup.supervisor.fleet import Fleet, FleetHooks
 from obdsup.supervisor.foreign import Foreign
+from obdsup.supervisor.hang_watch import HangWatch
 from obdsup.supervisor.provider import ProviderChoice, Providers
 from obdsup.supervisor.rollout_operations import RolloutOperations
 from obdsup.supervisor.serving import ServingContext
@@ -95,6 +96,7 @@ class Service:
             settings, self._database, self._events, self._fleet, self._devices
         )
         self._foreign = Foreign(self._devices, self._providers)
+        self._hangs = HangWatch(settings.hang_limit_s, self._events, self._fleet, self._devices)
         self._choice = ProviderChoice(settings.provider, "not yet chosen")
         self._systemd = Systemd()
         self._is_ready = threading.Event()
@@ -138,6 +140,7 @@ class Service:
             )
             self._rollouts.resume()
             self._fleet.replenish_soon()
+            self._hangs.start()
             self._choose_provider()
             if self._choice.name == "tcmu":
                 self._foreign.listen()
@@ -176,6 +179,7 @@ class Service:
             "device.remove": self._remove,
             "device.handover": self._hand_over,
             **self._feed.operations(),
+            **self._hangs.operations(),
             **self._foreign.operations(),
             **self._rollouts.operations(),
             "shutdown": self._shutdown,

@@ -44,6 +44,7 @@ class Settings:
     drain_timeout_s: float = 10.0  # what is in flight at a hand-over
     kill_timeout_s: float = 30.0  # a killed process in uninterruptible sleep
     checkpoint_interval_s: float = 1.0
+    hang_limit_s: float = 5.0  # work pending and nothing moves: 0.5 to 3600; 0: never judged
     event_listeners: tuple[str, ...] = ()  # EVENTS=COMMAND each
     metrics: str = ""  # where metrics can be had: unix:PATH or a loopback address; "": nowhere
 
@@ -56,6 +57,11 @@ class Settings:
             raise ConfigError(f"standbys is {self.standbys}, must be 0 to 64")
         if not 0 <= self.prewarm_max <= 4096:
             raise ConfigError(f"prewarm_max is {self.prewarm_max}, must be 0 to 4096")
+        if self.hang_limit_s and not 0.5 <= self.hang_limit_s <= 3600:
+            raise ConfigError(
+                f"hang limit is {self.hang_limit_s} s, must be 0.5 to 3600",
+                hint="0 turns the hang watch off",
+            )
         if not 1 <= self.foreign_per_worker <= 64:
             raise ConfigError(f"foreign_per_worker is {self.foreign_per_worker}, must be 1 to 64")
 

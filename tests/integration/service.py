@@ -42,8 +42,16 @@ def is_alive(pid: int) -> bool:
 class Service:
     """One supervisor with its workers; ``close`` ends them all and removes what they made."""
 
-    def __init__(self, root: Path, provider: str) -> None:
+    def __init__(
+        self,
+        root: Path,
+        provider: str,
+        options: tuple[str, ...] = (),
+        environment: dict[str, str] | None = None,
+    ) -> None:
         self.root = root
+        self.options = options  # of the supervisor
+        self.environment = environment or {}  # of the supervisor and its workers
         self.run_dir = root / "run"
         self.state_dir = root / "state"
         self.provider = provider
@@ -73,7 +81,8 @@ class Service:
         """Starts the supervisor and waits until it answers; returns its pid."""
         dirs = ["--run-dir", str(self.run_dir), "--state-dir", str(self.state_dir)]
         self._supervisor = subprocess.Popen(
-            [OBDSUP, *dirs, "supervisor", "--provider", self.provider],
+            [OBDSUP, *dirs, "supervisor", "--provider", self.provider, *self.options],
+            env={**os.environ, **self.environment},
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
