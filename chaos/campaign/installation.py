@@ -18,6 +18,8 @@ from chaos.rig.problem import say
 
 __all__ = ["Installation", "is_guest", "memory_folder", "offered"]
 
+HANG_LIMIT_S = 2.0  # well above the longest pause a fault makes that is none
+HANG_LIMIT_GUEST_S = 10.0  # emulated
 KEPT_LOG_BYTES = 256 * 1024  # the end of each
 
 
@@ -52,6 +54,7 @@ class Installation:
             standbys=options.standbys,
             python_path=python_path,
             environment=failpoints.environment if failpoints else None,
+            options=["--hang-limit", str(HANG_LIMIT_GUEST_S if is_guest() else HANG_LIMIT_S)],
         )
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         stack.callback(node.clean_up)

@@ -14,7 +14,8 @@ from chaos.faults.environment_memory import Oom
 from chaos.faults.environment_state import BrokenState, ReadOnlyState
 from chaos.faults.handover import KillInHandover
 from chaos.faults.lives import KillInCreate, KillInRemove
-from chaos.faults.pauses import WorkerStop, WorkerTerm
+from chaos.faults.moves import Upgrade, UpgradeCut
+from chaos.faults.pauses import WorkerHang, WorkerStop, WorkerTerm
 from chaos.faults.points import PointInHandover, PointInRecovery, WorkerSegv
 from chaos.faults.processes import AllWorkersKill, BothKill, StandbyKill, SupervisorKill, WorkerKill
 from chaos.faults.recovery import KillInRecovery
@@ -44,6 +45,7 @@ CATALOGUE: dict[str, CatalogEntry] = {
         CatalogEntry(KillInRecovery(), 6, is_kill=True),
         CatalogEntry(WorkerTerm(), 4, is_kill=True),
         CatalogEntry(WorkerStop(), 4),
+        CatalogEntry(WorkerHang(), 2, is_kill=True),
         CatalogEntry(WorkerSegv(), 200, is_kill=True),
         CatalogEntry(PointInRecovery(), 100, is_kill=True),
         CatalogEntry(PointInHandover(), 50, is_kill=True),
@@ -58,6 +60,8 @@ CATALOGUE: dict[str, CatalogEntry] = {
         CatalogEntry(ReadOnlyState(), 2, is_kill=True),
         CatalogEntry(ClockJump(), 2, is_kill=True),
         CatalogEntry(BrokenState(), 3),
+        CatalogEntry(Upgrade(), 1),
+        CatalogEntry(UpgradeCut(), 2, is_kill=True),
         CatalogEntry(FullDisk(), 2),
         CatalogEntry(SlowLower(), 2),
         CatalogEntry(SilentLower(), 2, is_kill=True),

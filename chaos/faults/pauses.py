@@ -13,7 +13,7 @@ from chaos.rig.node import wait_until
 from chaos.rig.problem import RigError
 from chaos.rig.process import Process
 
-__all__ = ["WorkerStop", "WorkerTerm"]
+__all__ = ["WorkerHang", "WorkerStop", "WorkerTerm"]
 
 SHORTEST_STOP_S = 0.02
 LONGEST_STOP_S = 0.5
@@ -57,6 +57,38 @@ class WorkerStop:
             has_landed=stopped.in_flight > 0,
             evidence=f"{stopped.in_flight} in flight while stopped for {pause_s * 1000:.0f} ms",
             wrong=tuple(wrong),
+        )
+
+
+class WorkerHang:
+    kind = "worker-hang"
+    about = "SIGSTOP of the serving worker for good: it is found hung, killed and replaced"
+    needs = SUPERVISED
+
+    def inflict(self, site: Site, chance: random.Random) -> Landing:
+        before = site.device.journal.read()
+        worker = _worker(site)
+        with worker.held() as send:
+            aim(site.device.journal.read, site.patience_s)
+            begun_ns = time.monotonic_ns()
+            send(signal.SIGSTOP)
+            wait_until(worker.is_stopped, site.patience_s, "the worker to be stopped")
+            stopped = site.device.journal.read()
+        wait_until(
+            lambda: _is_served_anew(site.device.journal.read(), before, begun_ns),
+            site.patience_s,
+            "a successor of the hung worker",
+        )
+        after = site.device.journal.read()
+        worker.wait_gone(site.patience_s)
+        return Landing(
+            begun_ns=begun_ns,
+            served_ns=after.first_publish_ns,
+            has_landed=stopped.in_flight > 0,
+            evidence=f"stopped with {stopped.in_flight} in flight, killed by the supervisor",
+            recovered=after.recovered - before.recovered,
+            already_done=after.already_done - before.already_done,
+            workers_killed=1,
         )
 
 

@@ -14,12 +14,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from chaos.rig.leftovers import take_away_below
-from chaos.rig.problem import RigError, run, say, venv_program
+from chaos.rig.problem import REPO, RigError, run, say, venv_program
 from chaos.rig.process import Process, processes_naming
 from obdsup.errors import ObdError
 from obdsup.state.control import SOCKET_NAME, ControlClient
@@ -60,6 +60,7 @@ class Node:
         standbys: warm standbys the supervisor keeps ready.
         python_path: folder of another build of the package, or None for the installed one.
         environment: added to that of every process.
+        options: further ones for the supervisor.
     """
 
     def __init__(
@@ -72,12 +73,14 @@ class Node:
         standbys: int = 1,
         python_path: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        options: Sequence[str] = (),
     ) -> None:
         self.run_dir = run_dir
         self.state_dir = state_dir
         self.provider = provider
         self.patience_s = patience_s
         self._standbys = standbys
+        self._options = tuple(options)
         self._python_path = python_path
         self._environment = dict(environment or {})
         if python_path is not None:
@@ -86,10 +89,16 @@ class Node:
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._control = ControlClient(str(run_dir / SOCKET_NAME), timeout_s=patience_s)
 
+    @property
+    def package(self) -> Path:
+        """Where the package lies that is run."""
+        root = self._python_path or REPO
+        return root / "obdsup"
+
     def start_supervisor(self) -> None:
         """Starts a supervisor, as systemd would; returns before it is ready."""
         options = ["--provider", self.provider, "--standbys", str(self._standbys)]
-        command = [*self.command(), "supervisor", *options]
+        command = [*self.command(), "supervisor", *options, *self._options]
         with (self.run_dir / "supervisor.log").open("ab") as log:
             self._supervisor = subprocess.Popen(
                 command,

@@ -46,9 +46,9 @@ class Release:
 
 
 def worker_command(path: str) -> tuple[str, ...]:
-    """How a worker of the release at ``path`` is started, without asking it anything. ``-P``: the
-    supervisor's working directory may hold another release's package."""
-    return (str(Path(path) / "bin" / "python"), "-P", "-m", "obdsup.worker")
+    """How a worker of the release at ``path`` is started, without asking it anything. ``-EP``:
+    the supervisor's environment or working directory may lead to another release's package."""
+    return (str(Path(path) / "bin" / "python"), "-EP", "-m", "obdsup.worker")
 
 
 def own_path() -> str:
@@ -92,7 +92,7 @@ def find_release(path: Path) -> Release:
         raise ConfigError(f"{path} is no release: no {interpreter}", hint=hint)
     try:
         done = subprocess.run(
-            [str(interpreter), "-P", "-c", _PROBE],
+            [str(interpreter), "-EP", "-c", _PROBE],
             capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
