@@ -27,11 +27,13 @@ from obdsup.supervisor.event_log import EventLog
 from obdsup.supervisor.fleet import Fleet, FleetHooks
 from obdsup.supervisor.foreign import Foreign
 from obdsup.supervisor.hang_watch import HangWatch
+from obdsup.supervisor.overview import Overview
 from obdsup.supervisor.provider import ProviderChoice, Providers
 from obdsup.supervisor.rollout_operations import RolloutOperations
 from obdsup.supervisor.serving import ServingContext
 from obdsup.supervisor.settings import Settings
 from obdsup.supervisor.systemd import Systemd
+from obdsup.supervisor.tally import Tally
 
 __all__ = ["Service", "take_lock"]
 
@@ -97,6 +99,10 @@ class Service:
         )
         self._foreign = Foreign(self._devices, self._providers)
         self._hangs = HangWatch(settings.hang_limit_s, self._events, self._fleet, self._devices)
+        tally = Tally(self._events, self._fleet)
+        self._overview = Overview(
+            settings, self._database, self._fleet, self._devices, self._feed, tally
+        )
         self._choice = ProviderChoice(settings.provider, "not yet chosen")
         self._systemd = Systemd()
         self._is_ready = threading.Event()
@@ -179,6 +185,7 @@ class Service:
             "device.remove": self._remove,
             "device.handover": self._hand_over,
             **self._feed.operations(),
+            **self._overview.operations(),
             **self._hangs.operations(),
             **self._foreign.operations(),
             **self._rollouts.operations(),
@@ -210,6 +217,7 @@ class Service:
             "devices": dict(Counter(device.phase for device in devices)),
             "takeovers": sum(device.record.row.takeovers for device in devices),
             "state_failure": self._database.failure,
+            **self._overview.for_status(),
         }
 
     def _create(self, request: dict[str, Any], progress: Callable[[str], None]) -> object:
