@@ -15,6 +15,7 @@ import time
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from obdsup.errors import ObdError, WorkerLost
 from obdsup.state import process as processes
@@ -102,7 +103,7 @@ class Adoption:
             if one is not None:
                 found[one.worker_id] = one
         for row in known.values():
-            self._fleet.note_last_number(int(row.id[1:]) if row.id[1:].isdigit() else 0)
+            self._fleet.note_number(row.id)
             if row.id in found:
                 continue
             pidfd = processes.open_pidfd(row.identity)
@@ -161,14 +162,31 @@ class Adoption:
         if changing:
             self._fence(one, f"carries out an order of an earlier supervisor for {changing[0]}")
             return
-        if not is_same or lost or len(served) > 1:
-            self._fence(one, "is not what it must be" if not is_same else f"lost {lost or served}")
+        if not is_same or lost:
+            self._fence(one, "is not what it must be" if not is_same else f"lost {lost}")
             return
         worker = self._adopt(one)
-        name = str(served[0]["name"]) if served else ""
-        self._fleet.adopted(worker, name, str(body.get("release", "")))
-        if served:
-            self._adopt_ring(worker, served[0], hello)
+        names = [str(row["name"]) for row in served]
+        self._fleet.adopted(worker, names, str(body.get("release", "")))
+        for row in served:
+            self._adopt_one(worker, row, hello)
+
+    def _adopt_one(self, worker: Worker, row: dict[str, Any], hello: Packet) -> None:
+        """One of its devices. A message holds the fds of a few: others are asked for by name."""
+        if row.get("ring", {}).get("fd_count"):
+            self._adopt_ring(worker, row, hello)
+            return
+        try:
+            own = worker.link.call_aside(
+                "hello", self._settings.hello_timeout_s, device=row["name"]
+            )
+        except ObdError:
+            own = hello  # without fds: fenced below
+        rows = [one for one in own.body["devices"] if one["name"] == row["name"]]
+        try:
+            self._adopt_ring(worker, rows[0] if rows else row, own)
+        finally:
+            own.close_fds()
 
     def _adopt(self, one: _Living) -> Worker:
         """In the loop: supervisord's objects belong to it."""

@@ -1,4 +1,4 @@
-"""All worker processes: starting, adopting, giving one to a device, keeping standbys warm.
+"""All worker processes: which there are, which device gets which, how many standbys are kept.
 
 Threads: ``acquire``, ``release`` and ``give_back`` are called by the devices' threads; processes
 are started and their ends noticed in supervisord's loop; one short-lived thread per new worker
@@ -14,8 +14,8 @@ import os
 import random
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,24 +26,26 @@ from obdsup.state import tables
 from obdsup.state.database import Database
 from obdsup.state.device import WorkerRow
 from obdsup.state.process import ProcessIdentity
+from obdsup.supervisor import placement
 from obdsup.supervisor.backoff import Backoff
 from obdsup.supervisor.death import Death, judge_death
-from obdsup.supervisor.embedding import WORKERS_GROUP, EmbeddedSupervisor
+from obdsup.supervisor.embedding import EmbeddedSupervisor
 from obdsup.supervisor.event_log import EventLog
-from obdsup.supervisor.release import Release, find_release, own_release, worker_command
+from obdsup.supervisor.placement import Lodger, Seat
+from obdsup.supervisor.release import Release, find_release, own_release
 from obdsup.supervisor.settings import Settings
+from obdsup.supervisor.warming import Warming
 from obdsup.supervisor.worker import Worker
 from obdsup.supervisor.worker_link import WorkerLink
 from obdsup.supervisor.worker_machine import WorkerAction, WorkerEvent, WorkerState
-from obdsup.supervisor.worker_process import WorkerProcess, WorkerProcessConfig
+from obdsup.supervisor.worker_process import WorkerProcess
+from obdsup.supervisor.worker_starter import WorkerStarter
 
 __all__ = ["Fleet", "FleetHooks"]
 
 CONNECT_RETRY_S = 0.005
-DEAD_LOGS_KEPT = 32
-STOPPED_KEPT = 8  # stopped by hand: kept so that supervisorctl can start them again
-PREWARM_TIMEOUT_S = 60.0
-WARM_PATIENCE_S = 1.0  # a standby that waits longer for one image would be missing for all others
+# More at once would only slow each other down, and with them the take-overs that wait for one.
+STARTS_AT_ONCE = max(2, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,8 @@ class FleetHooks:
     """What the fleet asks of its owner. All are called from any thread and must not block."""
 
     images: Callable[[], Iterable[tuple[str, dict[str, object]]]]  # device name, image message
-    on_worker_exited: Callable[[Worker], None]  # proven dead, while it served ``worker.device``
-    pinned_release: Callable[[str], str]  # device name: path of the release its workers come from
+    on_worker_exited: Callable[[Worker], None]  # proven dead, while it served ``worker.devices``
+    lodger: Callable[[str], Lodger]  # by device name; of an unknown one the defaults
     pinned_releases: Callable[[], Iterable[str]]  # all that devices are pinned to
 
 
@@ -72,17 +74,18 @@ class Fleet:
         self._events = events
         self._loop = loop
         self._hooks = hooks
+        self._starter = WorkerStarter(settings, loop, self._on_spawned, self._on_exited)
+        self._warming = Warming(settings, events, hooks.images)
         self._changed = threading.Condition()
         self._workers: dict[str, Worker] = {}
         self._waiting: Counter[str] = Counter()  # threads in acquire, by release path
+        self._urgent_s = 0.0  # monotonic: the last time a device that nobody serves asked
         self._releases = {"": own_release()}  # those asked for so far, by path
         self._extra: dict[str, int] = {}  # standbys wanted of other releases, by path
         # Called in the loop with every worker that died; must not block.
         self.listeners: list[Callable[[Worker, Death], None]] = []
-        self._last_number = 0
         self._backoff = Backoff()
         self._no_spawn_before_s = 0.0
-        self._dead_logs: deque[Path] = deque()
 
     # -- what others see ---------------------------------------------------------------------
     def workers(self) -> list[Worker]:
@@ -103,6 +106,17 @@ class Fleet:
                 if worker.state is WorkerState.STANDBY
                 and (release is None or worker.release_path == release.path)
             )
+
+    def seats(self) -> list[Seat]:
+        """The workers that serve, as placement sees them."""
+        with self._changed:
+            serving = [w for w in self._workers.values() if w.state is WorkerState.SERVING]
+            return [self._seat(worker) for worker in serving]
+
+    def quiet_s(self) -> float:
+        """For how long no device that nobody serves has asked for a worker; 0: one waits."""
+        with self._changed:
+            return 0.0 if self._waiting.total() else time.monotonic() - self._urgent_s
 
     # -- releases ----------------------------------------------------------------------------
     def release_of(self, path: str) -> Release:
@@ -145,43 +159,82 @@ class Fleet:
         *,
         is_warm: bool = False,
         release: Release | None = None,
+        is_urgent: bool = False,
     ) -> Worker:
-        """A standby for the device, warm ones first; starts one when there is none and waits.
+        """A worker for the device by the rules of ``placement``, most often a standby, warm ones
+        first; starts one when there is none and waits.
 
         Args:
             device: who gets it.
             timeout_s: longest wait.
             is_warm: only one whose images are open will do.
             release: where it must come from; None for the one the device is pinned to.
+            is_urgent: nobody serves the device: it may go where others are for the time being.
 
         Raises:
             WorkerLost: none got ready in time, or none of that release can be started.
         """
         deadline = time.monotonic() + timeout_s
-        path = self._hooks.pinned_release(device) if release is None else release.path
+        lodger = self._hooks.lodger(device)
+        path = lodger.release_path if release is None else release.path
         with self._changed:
             if release is not None:
                 self._releases.setdefault(path, release)
-            self._waiting[path] += 1
-            try:
+            with self._counted(path):
                 while True:
-                    found = self._choose(path, is_warm=is_warm)
+                    found = self._choose(lodger, path, is_warm=is_warm, is_urgent=is_urgent)
+                    if is_urgent:
+                        self._urgent_s = time.monotonic()
                     if found is not None:
                         found.step(WorkerEvent.ASSIGNED)
-                        found.device = device
+                        found.devices.add(device)
                         return found
-                    left = deadline - time.monotonic()
-                    if left <= 0 or (path and not os.access(self._command(path)[0], os.X_OK)):
-                        raise WorkerLost(
-                            f"no standby worker {f'of {path} ' if path else ''}got ready"
-                            f" in {timeout_s} s",
-                            hint=f"see the logs in {self._settings.log_dir}",
-                            device=device,
-                        )
-                    self._loop.call_soon(self._replenish)
-                    self._changed.wait(min(left, 0.25))
-            finally:
-                self._waiting[path] -= 1
+                    self._wait(path, deadline, timeout_s, device)
+
+    @contextlib.contextmanager
+    def _counted(self, path: str) -> Iterator[None]:
+        self._waiting[path] += 1
+        try:
+            yield
+        finally:
+            self._waiting[path] -= 1
+
+    def _wait(self, path: str, deadline: float, timeout_s: float, device: str) -> None:
+        left = deadline - time.monotonic()
+        is_gone = bool(path) and not os.access(self._starter.command(path)[0], os.X_OK)
+        if left <= 0 or is_gone:
+            raise WorkerLost(
+                f"no standby worker {f'of {path} ' if path else ''}got ready in {timeout_s} s",
+                hint=f"see the logs in {self._settings.log_dir}",
+                device=device,
+            )
+        self._loop.call_soon(self._replenish)
+        self._changed.wait(min(left, 0.25))
+
+    def _choose(
+        self, lodger: Lodger, path: str, *, is_warm: bool, is_urgent: bool
+    ) -> Worker | None:
+        """Under the lock. A worker that settled is looked at only when the device shares."""
+        could = [
+            worker
+            for worker in self._workers.values()
+            if worker.release_path == path
+            and lodger.name not in worker.devices
+            and (
+                worker.state is WorkerState.STANDBY
+                or (
+                    worker.state is WorkerState.SERVING
+                    and (lodger.per_worker > 1 or (is_urgent and not worker.is_settled))
+                )
+            )
+        ]
+        seats = (self._seat(worker) for worker in could)
+        found = placement.choose(lodger, seats, is_warm=is_warm, may_crowd=is_urgent)
+        return self._workers[found] if found is not None else None
+
+    def _seat(self, worker: Worker) -> Seat:
+        lodgers = tuple(self._hooks.lodger(name) for name in sorted(worker.devices))
+        return Seat(worker.id, lodgers, worker.is_warm, worker.is_settled)
 
     def open_image(self, device: str, image: dict[str, object]) -> dict[str, Any]:
         """Has a standby open an image and returns what it says: size_bytes, is_writable.
@@ -194,25 +247,44 @@ class Fleet:
             answer = worker.link.call_aside(
                 "prewarm", self._settings.serve_timeout_s, device=device, image=image
             )
+            worker.images.add(device)
             return answer.body
         finally:
-            self.give_back(worker)
+            self.give_back(worker, device)
 
-    def give_back(self, worker: Worker) -> None:
-        """The worker serves nothing after all: a standby again, unless it has died."""
-        self._step(worker, WorkerEvent.RETURNED, forget_device=True)
+    def give_back(self, worker: Worker, device: str) -> None:
+        """The worker does not serve the device after all: a standby again, unless it serves others
+        or has died. One that closed the images of others would make a poor standby."""
+        event = WorkerEvent.RELEASED if worker.is_settled else WorkerEvent.RETURNED
+        self._leave(worker, device, event)
 
-    def release(self, worker: Worker) -> None:
-        """The worker let go of its device: it is stopped, a fresh standby replaces it."""
-        self._step(worker, WorkerEvent.RELEASED, forget_device=True)
+    def release(self, worker: Worker, device: str) -> None:
+        """The worker let go of the device; of its last one: it is stopped, a fresh standby replaces
+        it."""
+        self._leave(worker, device, WorkerEvent.RELEASED)
 
-    def discard(self, worker: Worker) -> None:
-        """The worker is not to be used any more: it is stopped, or killed if it does not."""
-        self._step(worker, WorkerEvent.STOP_ASKED)
+    def discard(self, worker: Worker, device: str) -> None:
+        """The worker is not to be used any more, if it serves no others: it is stopped, or killed
+        if it does not."""
+        self._leave(worker, device, WorkerEvent.STOP_ASKED)
 
-    def replenish_soon(self) -> None:
-        """Starts standbys up to the number wanted, in the loop."""
-        self._loop.call_soon(self._replenish)
+    def _leave(self, worker: Worker, device: str, event: WorkerEvent) -> None:
+        with self._changed:
+            worker.devices.discard(device)
+            if worker.devices:
+                return
+            actions = worker.step(event)
+            self._changed.notify_all()
+        self._carry_out(worker, actions)
+
+    def settle(self, worker_id: str) -> None:
+        """The devices of a worker stay where they are: it closes the images of all others."""
+        with self._changed:
+            worker = self._workers.get(worker_id)
+            if worker is None or worker.state is not WorkerState.SERVING:
+                return
+            worker.is_settled, worker.is_warm = True, False
+        self._warming.close_others(worker)
 
     def fence(self, worker: Worker, reason: str, *, is_hang: bool = False) -> bool:
         """SIGKILL and wait until the process is proven dead; False: it is stuck in the kernel.
@@ -240,15 +312,15 @@ class Fleet:
         """Has every standby open the image, in the background."""
         for worker in self.workers():
             if worker.state is WorkerState.STANDBY:
-                self._thread(f"prewarm-{worker.id}", self._prewarm_one, worker, device, image)
+                self._warming.open(worker, device, image)
 
     def forget(self, device: str) -> None:
-        """Has every worker close the image, in the background: one that serves another device has
-        it open from when it was a standby, and would keep a removed layer's space from being freed.
-        """
+        """Has every worker that may have it open close the image, in the background: an open file
+        keeps a removed layer's space from being freed."""
         for worker in self.workers():
-            if worker.state in (WorkerState.STANDBY, WorkerState.SERVING):
-                self._thread(f"forget-{worker.id}", self._forget_one, worker, device)
+            is_holding = worker.state is WorkerState.SERVING and not worker.is_settled
+            if worker.state is WorkerState.STANDBY or is_holding:
+                self._warming.close(worker, device)
 
     # -- processes, in the loop --------------------------------------------------------------
     def adopt(self, worker_id: str, identity: ProcessIdentity, pidfd: int, socket: str) -> Worker:
@@ -257,101 +329,62 @@ class Fleet:
         The worker is STARTING until ``adopted`` says what it does. May be called from any thread
         before the loop runs; afterwards in the loop only.
         """
-        self._note_number(worker_id)
-        path = self._release_path(identity.pid)
-        link = WorkerLink(worker_id, socket)
-        worker = Worker(worker_id, identity, pidfd, link, release_path=path)
+        worker = Worker(worker_id, identity, pidfd, WorkerLink(worker_id, socket))
         with self._changed:
             self._workers[worker_id] = worker
-        process = self._config(worker_id, path).make_process(self._group())
-        self._group().processes[worker_id] = process
-        process.adopt(identity, pidfd)
+        worker.release_path = self._starter.adopt(worker_id, identity, pidfd)
         return worker
 
-    def adopted(self, worker: Worker, device: str, release: str) -> None:
-        """What an adopted worker does: serves ``device``, or "" for a standby."""
+    def adopted(self, worker: Worker, devices: Iterable[str], release: str) -> None:
+        """What an adopted worker does: serves ``devices``, or none: a standby."""
         with self._changed:
-            worker.release, worker.device = release, device
-            is_standby = not device
+            worker.release, worker.devices = release, set(devices)
+            is_standby = not worker.devices
         self._events.emit(
-            "worker.adopted", device, worker=worker.id, pid=worker.identity.pid, release=release
-        )
+            "worker.adopted", worker.device, worker=worker.id, pid=worker.identity.pid,
+            release=release,
+        )  # fmt: skip
         self._database.later(
             tables.put_worker(WorkerRow(worker.id, worker.identity, worker.link.path))
         )
         event = WorkerEvent.ANSWERED if is_standby else WorkerEvent.ANSWERED_SERVING
         self._step(worker, event)
 
-    def note_last_number(self, number: int) -> None:
-        """Worker ids start after this number."""
-        self._last_number = max(self._last_number, number)
+    def note_number(self, worker_id: str) -> None:
+        """Worker ids start after this one."""
+        self._starter.note_number(worker_id)
 
-    def _note_number(self, worker_id: str) -> None:
-        if worker_id[1:].isdigit():
-            self.note_last_number(int(worker_id[1:]))
-
-    def _group(self) -> Any:
-        return self._loop.process_groups[WORKERS_GROUP]
-
-    def _command(self, release_path: str) -> tuple[str, ...]:
-        """How a worker is started. No probe: a take-over can not wait for one."""
-        if not release_path:
-            return self._settings.worker_command
-        return worker_command(release_path)
-
-    def _release_path(self, pid: int) -> str:
-        """Where the release of a worker that another supervisor started lies, by its command."""
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode()
-        except (OSError, UnicodeDecodeError):
-            return ""
-        if not command.startswith("/") or not Path(command).name.startswith("python"):
-            return ""  # not started by the command of a release
-        root, own = (
-            Path(name).parent.parent for name in (command, self._settings.worker_command[0])
-        )
-        return "" if root == own else str(root)
-
-    def _config(self, worker_id: str, release_path: str) -> WorkerProcessConfig:
-        socket = self._settings.workers_dir / f"{worker_id}.sock"
-        argv = [*self._command(release_path), "--id", worker_id, "--socket", str(socket)]
-        log_path = self._settings.log_dir / f"worker-{worker_id}.log"
-        return WorkerProcessConfig(
-            self._loop.options, worker_id, argv, log_path, self._on_spawned, self._on_exited,
-            release_path,
-        )  # fmt: skip
+    def replenish_soon(self) -> None:
+        """Starts standbys up to the number wanted, in the loop."""
+        self._loop.call_soon(self._replenish)
 
     def _replenish(self) -> None:
-        """Starts as many as are wanted and not under way."""
+        """Starts as many as are wanted and not under way, a few at a time."""
         if time.monotonic() < self._no_spawn_before_s:
             return
         with self._changed:
-            have = Counter(
+            starting = Counter(
                 worker.release_path
                 for worker in self._workers.values()
-                if worker.state in (WorkerState.STARTING, WorkerState.STANDBY)
+                if worker.state is WorkerState.STARTING
+            )
+            have = starting + Counter(
+                worker.release_path
+                for worker in self._workers.values()
+                if worker.state is WorkerState.STANDBY
             )
             missing = {path: count - have[path] for path, count in self._wanted().items()}
+        slots = STARTS_AT_ONCE - starting.total()
         for path, count in missing.items():
-            for _ in range(count):
-                if not self._start_one(path):
+            for _ in range(max(min(count, slots), 0)):
+                slots -= 1
+                reason = self._starter.start(path)
+                if reason is not None:
+                    self._events.emit(
+                        "worker.failed", level=logging.ERROR, reason=reason, release=path
+                    )
+                    self._start_failed(path)
                     break
-
-    def _start_one(self, release_path: str) -> bool:
-        self._last_number += 1
-        worker_id = f"w{self._last_number}"
-        process = self._config(worker_id, release_path).make_process(self._group())
-        self._group().processes[worker_id] = process
-        if process.spawn() is not None:
-            return True
-        self._events.emit(
-            "worker.failed", level=logging.ERROR, worker=worker_id, reason=process.spawnerr,
-            release=release_path,
-        )  # fmt: skip
-        del self._group().processes[worker_id]
-        if not release_path:  # a release that was removed must not keep ours from being started
-            self._spawn_failed()
-        return False
 
     def trim(self) -> None:
         """Stops standbys beyond the number wanted: left over from many devices lost at once, or
@@ -371,7 +404,7 @@ class Fleet:
     def _on_spawned(self, process: WorkerProcess, pidfd: int) -> None:
         assert process.identity is not None
         worker_id = process.config.name
-        socket = str(self._settings.workers_dir / f"{worker_id}.sock")
+        socket = str(self._starter.socket_of(worker_id))
         worker = Worker(
             worker_id, process.identity, pidfd, WorkerLink(worker_id, socket),
             release_path=process.config.release_path,
@@ -390,7 +423,7 @@ class Fleet:
         was_starting = worker.state is WorkerState.STARTING
         death = worker.death = judge_death(exit_status, is_hung=worker.is_hung, is_oom=False)
         worker.has_exited.set()
-        actions = self._step(worker, WorkerEvent.EXITED)  # tells the device first of all
+        actions = self._step(worker, WorkerEvent.EXITED)  # tells the devices first of all
         with self._changed:
             self._workers.pop(worker.id, None)
             self._changed.notify_all()
@@ -404,46 +437,31 @@ class Fleet:
         )  # fmt: skip
         for listener in self.listeners:
             listener(worker, death)
-        if was_starting and not worker.release_path:
-            self._spawn_failed()
-        self._drop_process(process)
+        if was_starting:
+            self._start_failed(worker.release_path)
+        self._starter.drop(process)
 
-    def _drop_process(self, process: WorkerProcess) -> None:
-        """A dead worker's name is not used again, unless an operator stopped it by hand."""
-        (self._settings.workers_dir / f"{process.config.name}.sock").unlink(missing_ok=True)
-        self._dead_logs.append(process.config.log_path)
-        if len(self._dead_logs) > DEAD_LOGS_KEPT:
-            self._dead_logs.popleft().unlink(missing_ok=True)
-        mine = self._group().processes
-        if not process.administrative_stop:
-            self._loop.call_soon(lambda: mine.pop(process.config.name, None))
-        stopped = [p for p in mine.values() if not p.pid and p.administrative_stop]
-        for old in stopped[:-STOPPED_KEPT]:
-            mine.pop(old.config.name, None)
-
-    def _spawn_failed(self) -> None:
-        wait_s = self._backoff.failed(time.monotonic(), random.random())
-        self._no_spawn_before_s = time.monotonic() + wait_s
+    def _start_failed(self, release_path: str) -> None:
+        """A release that was removed must not keep ours from being started."""
+        if not release_path:
+            wait_s = self._backoff.failed(time.monotonic(), random.random())
+            self._no_spawn_before_s = time.monotonic() + wait_s
 
     # -- machine -----------------------------------------------------------------------------
     def _step(
-        self,
-        worker: Worker,
-        event: WorkerEvent,
-        *,
-        forget_device: bool = False,
-        only_while: WorkerState | None = None,
+        self, worker: Worker, event: WorkerEvent, *, only_while: WorkerState | None = None
     ) -> tuple[WorkerAction, ...]:
         with self._changed:
             if only_while is not None and worker.state is not only_while:
                 return ()
             actions = worker.step(event)
-            device = worker.device
-            if forget_device:
-                worker.device = ""
             self._changed.notify_all()
+        self._carry_out(worker, actions)
+        return actions
+
+    def _carry_out(self, worker: Worker, actions: tuple[WorkerAction, ...]) -> None:
         for action in actions:
-            if action is WorkerAction.TELL_DEVICES and device:
+            if action is WorkerAction.TELL_DEVICES and worker.devices:
                 self._hooks.on_worker_exited(worker)
             elif action is WorkerAction.REPLENISH:
                 self.replenish_soon()
@@ -453,24 +471,10 @@ class Fleet:
                 self._thread(f"warm-{worker.id}", self._warm, worker)
             elif action is WorkerAction.STOP:
                 self._thread(f"stop-{worker.id}", self._stop, worker)
-        return actions
-
-    def _choose(self, release_path: str, *, is_warm: bool) -> Worker | None:
-        standbys = [
-            worker
-            for worker in self._workers.values()
-            if worker.state is WorkerState.STANDBY and worker.release_path == release_path
-        ]
-        warm = [worker for worker in standbys if worker.is_warm]
-        if warm:
-            return warm[0]
-        return standbys[0] if standbys and not is_warm else None
 
     # -- threads of one worker ---------------------------------------------------------------
-    def _thread(self, name: str, call: Callable[..., None], *arguments: object) -> threading.Thread:
-        thread = threading.Thread(target=call, args=arguments, name=name, daemon=True)
-        thread.start()
-        return thread
+    def _thread(self, name: str, call: Callable[..., None], *arguments: object) -> None:
+        threading.Thread(target=call, args=arguments, name=name, daemon=True).start()
 
     def _attend(self, worker: Worker) -> None:
         """Waits for the first hello of a worker we started."""
@@ -487,36 +491,15 @@ class Fleet:
             self._backoff.succeeded()
             worker.release = str(hello.body.get("release", ""))
             self._step(worker, WorkerEvent.ANSWERED, only_while=WorkerState.STARTING)
+            self.replenish_soon()
             return
 
     def _warm(self, worker: Worker) -> None:
-        """One image after the other; one that does not answer is left to open while others do."""
-        for device, image in list(self._hooks.images())[: self._settings.prewarm_max]:
-            name = f"prewarm-{worker.id}"
-            opening = self._thread(name, self._prewarm_one, worker, device, image)
-            opening.join(WARM_PATIENCE_S)
+        self._warming.warm(worker)
         with self._changed:
-            worker.is_warm = True
+            worker.is_warm = not worker.is_settled
             self._changed.notify_all()
         self._events.emit("worker.ready", worker=worker.id, pid=worker.identity.pid)
-
-    def _prewarm_one(self, worker: Worker, device: str, image: dict[str, object]) -> None:
-        """A device whose image can not be opened is its own problem: served devices go on."""
-        try:
-            worker.link.call_aside("prewarm", PREWARM_TIMEOUT_S, device=device, image=image)
-        except ObdError as error:
-            if not worker.has_exited.is_set():
-                self._events.emit(
-                    "worker.slow",
-                    device,
-                    level=logging.WARNING,
-                    worker=worker.id,
-                    reason=str(error),
-                )
-
-    def _forget_one(self, worker: Worker, device: str) -> None:
-        with contextlib.suppress(ObdError):
-            worker.link.call_aside("forget", PREWARM_TIMEOUT_S, device=device)
 
     def _stop(self, worker: Worker) -> None:
         """Asks to stop; what does not follow is killed: it serves nothing any more."""

@@ -52,7 +52,7 @@ class HandOver:
             drained_s = time.monotonic()
         except ObdError as error:
             self._pin(self._pinned_before)
-            fleet.discard(standby)
+            fleet.discard(standby, name)
             return self._failed(str(error))
         try:
             self._keeper.give(standby, "recover")
@@ -60,7 +60,7 @@ class HandOver:
             self._keeper.make_sure_it_let_go(standby, error)
             self._pin(self._pinned_before)
             return self._fall_back(error)
-        fleet.release(self._old)
+        fleet.release(self._old, name)
         now = time.monotonic()
         self._context.events.emit(
             "handoff.done", name, gen=self._record.row.generation, worker=standby.id,

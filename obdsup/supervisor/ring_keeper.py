@@ -18,7 +18,7 @@ from obdsup.supervisor.record import Record
 from obdsup.supervisor.settings import Settings
 from obdsup.supervisor.worker import Worker
 
-__all__ = ["RingKeeper", "ServingContext"]
+__all__ = ["DYING_S", "RingKeeper", "ServingContext"]
 
 DYING_S = 0.2  # a worker that broke the connection is usually dying
 NOTICED_S = 1.0  # from a proven death until the loop has noticed it
@@ -131,7 +131,7 @@ class RingKeeper:
         if isinstance(error, WorkerLost):
             self.prove_dead(worker, str(error))
         else:
-            self._context.fleet.discard(worker)
+            self._context.fleet.discard(worker, self._record.name)
 
     def fence_owner(self) -> None:
         """The journal's lock is held by a process we do not count on: kill it by its identity."""

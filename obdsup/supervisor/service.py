@@ -90,7 +90,7 @@ class Service:
             settings.event_listeners, self._loop, self._events, settings.log_dir
         )
         hooks = FleetHooks(
-            self._devices.images, self._devices.on_worker_exited, self._devices.pinned_release,
+            self._devices.images, self._devices.on_worker_exited, self._devices.lodger,
             self._devices.pinned_releases,
         )  # fmt: skip
         self._fleet = Fleet(settings, self._database, self._events, self._loop, hooks)

@@ -35,6 +35,7 @@ from obdsup.supervisor.worker import Worker
 
 __all__ = ["Serving", "ServingContext"]
 
+SUSPECT_S = 60.0  # a device that served for so long without such a death is as good as others
 _E, _A = ServiceEvent, ServiceAction
 log = logging.getLogger(__name__)
 
@@ -68,8 +69,15 @@ class Serving:
         self._completed_at_attach = 0
         self._target: Release | None = None  # of the hand-over under way
         self._loss = Loss()
+        self._suspect_until_s = 0.0
         self._thread = threading.Thread(target=self._run, name=f"serve-{record.name}", daemon=True)
         self._thread.start()
+
+    @property
+    def is_suspect(self) -> bool:
+        """Its workers died lately of what they executed, or again and again: nobody is put with
+        it."""
+        return time.monotonic() < self._suspect_until_s
 
     @property
     def ring(self) -> RingHandle | None:
@@ -192,6 +200,8 @@ class Serving:
             is_blamed=death is not None and death.is_blamed,
         )
         self.worker = None
+        if self._loss.is_blamed:
+            self._suspect_until_s = time.monotonic() + SUSPECT_S
         completed = self.journal.counters().completed
         wait_s = self._deaths.failed(
             time.monotonic(),
@@ -200,6 +210,7 @@ class Serving:
         )
         if not wait_s:
             return _E.WORKER_EXITED
+        self._suspect_until_s = time.monotonic() + SUSPECT_S
         self._error = WorkerLost(
             f"workers of device {self._record.name} die again and again",
             hint="see their logs; the device is tried again with growing pauses",
@@ -220,6 +231,7 @@ class Serving:
         except ObdError as error:
             if attempt.is_blamed:
                 self._loss = replace(self._loss, is_blamed=True)
+                self._suspect_until_s = time.monotonic() + SUSPECT_S
             self._error = error
             is_recovering = self.state is ServiceState.RECOVERING
             return _E.JOURNAL_REFUSED if is_recovering and is_journal_refusal(error) else _E.REFUSED
@@ -279,7 +291,7 @@ class Serving:
         except ObdError as error:
             self._error = error
             return _E.DRAIN_FAILED
-        self._context.fleet.release(self.worker)
+        self._context.fleet.release(self.worker, self._record.name)
         self.worker = None
         return _E.DRAINED
 

@@ -10,7 +10,7 @@ from typing import Any
 from obdsup.errors import AlreadyServed, ObdError, StateError, WorkerLost
 from obdsup.state.device import Takeover
 from obdsup.supervisor.record import Record
-from obdsup.supervisor.ring_keeper import RingKeeper, ServingContext
+from obdsup.supervisor.ring_keeper import DYING_S, RingKeeper, ServingContext
 from obdsup.supervisor.worker import Worker
 
 __all__ = ["Loss", "TakeOver", "is_journal_refusal"]
@@ -42,9 +42,10 @@ class TakeOver:
             ObdError: nobody serves: neither the worker that was asked nor another.
         """
         self._keeper.open()
-        worker = self._acquire()
+        worker = self._acquire(is_urgent=bool(loss.cause))
         sent_s = time.monotonic()
         try:
+            self._open_image(worker)
             answer = self._keeper.give(worker, mode)
         except ObdError as error:
             self._let_go(worker, error)
@@ -55,20 +56,41 @@ class TakeOver:
             self._note(answer, mode, loss, (time.monotonic() - sent_s) * 1000)
         return worker
 
-    def _acquire(self) -> Worker:
+    def _acquire(self, *, is_urgent: bool) -> Worker:
         """A standby of the release it is pinned to, or soon of our own: I/O waits."""
         settings, fleet = self._context.settings, self._context.fleet
         name, pinned = self._record.name, self._record.row.release
         if not pinned:
-            return fleet.acquire(name, settings.start_timeout_s)
+            return fleet.acquire(name, settings.start_timeout_s, is_urgent=is_urgent)
         try:
-            return fleet.acquire(name, settings.pinned_patience_s)
+            return fleet.acquire(name, settings.pinned_patience_s, is_urgent=is_urgent)
         except WorkerLost as error:
             self._context.events.emit(
                 "takeover.other_release", name, level=logging.WARNING, release=pinned,
                 reason=str(error),
             )  # fmt: skip
-        return fleet.acquire(name, settings.start_timeout_s, release=fleet.release_of(""))
+        own = fleet.release_of("")
+        return fleet.acquire(name, settings.start_timeout_s, release=own, is_urgent=is_urgent)
+
+    def _open_image(self, worker: Worker) -> None:
+        """Before ``give``: a serve that does not answer ends with the death of the worker, which
+        may serve others; one that only opens an image is known not to serve it.
+
+        Raises:
+            ConfigError, FormatError, StateError: it can not be opened there.
+        """
+        if self._record.name in worker.images:
+            return
+        try:
+            worker.link.call_aside(
+                "prewarm", self._context.settings.serve_timeout_s, device=self._record.name,
+                image=self._record.row.image_message(),
+            )  # fmt: skip
+        except WorkerLost as error:
+            if worker.has_exited.wait(DYING_S):
+                raise
+            raise StateError(f"device {self._record.name}: its image: {error}") from error
+        worker.images.add(self._record.name)
 
     def _let_go(self, worker: Worker, error: ObdError) -> None:
         """Makes sure that nobody serves before anything else is tried."""
@@ -76,7 +98,7 @@ class TakeOver:
             self._keeper.prove_dead(worker, str(error))
             self.is_blamed = worker.death is not None and worker.death.is_blamed
             return
-        self._context.fleet.give_back(worker)
+        self._context.fleet.give_back(worker, self._record.name)
         if isinstance(error, AlreadyServed):
             self._keeper.fence_owner()
 

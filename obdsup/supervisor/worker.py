@@ -28,13 +28,20 @@ class Worker:
     state: WorkerState = WorkerState.STARTING
     release: str = ""  # the version it says it is
     release_path: str = ""  # where its release lies; "": the supervisor's own
-    device: str = ""  # the one it serves
+    devices: set[str] = field(default_factory=set)  # those it serves, or is about to
+    images: set[str] = field(default_factory=set)  # devices whose image it opened in advance
     is_warm: bool = False  # every image known when it got ready is open
+    is_settled: bool = False  # closed the images of the devices it does not serve
     started_s: float = field(default_factory=time.monotonic)
     exited_s: float = 0.0  # monotonic, when the supervisor noticed
     is_hung: bool = False  # fenced because it did not move
     death: Death | None = None  # set before ``has_exited`` and before its devices are told
     has_exited: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def device(self) -> str:
+        """The first of its devices, by name; "" when it has none."""
+        return min(self.devices.copy(), default="")
 
     def step(self, event: WorkerEvent) -> tuple[WorkerAction, ...]:
         """Changes the state; returns what the fleet has to do."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import socket
 import struct
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from obdsup.errors import ControlError, WorkerLost, error_from_json
@@ -14,20 +16,25 @@ from obdsup.state.messages import Packet
 
 __all__ = ["WorkerLink"]
 
+CALLS_AT_ONCE = 12
+ASIDES_AT_ONCE = 16
 _PEERCRED = struct.Struct("3i")
 
 
 class WorkerLink:
     """Talks to the worker that listens on ``path``. One connection is kept for ``call``.
 
-    ``call`` is for what must not wait behind slow work: hello, serve, drain, stop. ``call_aside``
-    uses a connection of its own, for prewarm and stats.
+    ``call`` is for what must not wait behind slow work: hello, serve, drain, stop; while the kept
+    connection is busy it uses another. ``call_aside`` always uses one of its own, for prewarm and
+    stats. A worker takes a bounded number of connections: so many at once are used of each kind.
     """
 
     def __init__(self, worker_id: str, path: str) -> None:
         self.worker_id = worker_id
         self.path = path
         self._lock = threading.Lock()
+        self._calls = threading.BoundedSemaphore(CALLS_AT_ONCE)
+        self._asides = threading.BoundedSemaphore(ASIDES_AT_ONCE)
         self._sock: socket.socket | None = None
         self._numbers = itertools.count(1)
 
@@ -41,7 +48,10 @@ class WorkerLink:
                 ``is_timeout``); whether the request was carried out is then unknown.
             ObdError: what the worker answered.
         """
-        with self._lock:
+        if not self._lock.acquire(blocking=False):
+            with self._slot(self._calls, op, timeout_s), self._connect(timeout_s) as sock:
+                return self._exchange(sock, op, timeout_s, fds, fields)
+        try:
             if self._sock is None:
                 self._sock = self._connect(timeout_s)
             try:
@@ -49,11 +59,22 @@ class WorkerLink:
             except (WorkerLost, ControlError):
                 self._close()
                 raise
+        finally:
+            self._lock.release()
 
     def call_aside(self, op: str, timeout_s: float, **fields: object) -> Packet:
         """As ``call``, on a connection that is closed afterwards."""
-        with self._connect(timeout_s) as sock:
+        with self._slot(self._asides, op, timeout_s), self._connect(timeout_s) as sock:
             return self._exchange(sock, op, timeout_s, None, fields)
+
+    @contextlib.contextmanager
+    def _slot(self, slots: threading.BoundedSemaphore, op: str, timeout_s: float) -> Iterator[None]:
+        if not slots.acquire(timeout=timeout_s):
+            raise self._lost(f"is busy: no connection for {op} in {timeout_s} s", is_timeout=True)
+        try:
+            yield
+        finally:
+            slots.release()
 
     def peer_pid(self, timeout_s: float) -> int:
         """The pid of the process that listens, from the kernel.

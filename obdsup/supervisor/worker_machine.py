@@ -7,6 +7,7 @@ STARTING --EXITED--> GONE: forget, replenish
 STANDBY --ASSIGNED--> SERVING: -
 STANDBY --STOP_ASKED--> RETIRING: stop, replenish
 STANDBY --EXITED--> GONE: forget, replenish
+SERVING --ASSIGNED--> SERVING: -
 SERVING --RETURNED--> STANDBY: -
 SERVING --RELEASED--> RETIRING: stop, replenish
 SERVING --STOP_ASKED--> RETIRING: stop, replenish
@@ -30,7 +31,7 @@ __all__ = ["ILLEGAL", "TRANSITIONS", "WorkerAction", "WorkerEvent", "WorkerState
 
 
 class WorkerState(Enum):
-    """Where a worker process stands. Only a STANDBY is given a device."""
+    """Where a worker process stands. A STANDBY is given a device; SERVING, it may be given more."""
 
     STARTING = "starting"
     STANDBY = "standby"
@@ -46,7 +47,7 @@ class WorkerEvent(Enum):
     ANSWERED_SERVING = "answered hello, serves a device"
     ASSIGNED = "was given a device"
     RETURNED = "could not serve the device, serves none"
-    RELEASED = "let go of its device"
+    RELEASED = "let go of its last device"
     STOP_ASKED = "stop asked"
     EXITED = "exited"
 
@@ -73,6 +74,7 @@ TRANSITIONS: dict[tuple[WorkerState, WorkerEvent], Next] = {
     (_S.STANDBY, _E.ASSIGNED): Next(_S.SERVING, ()),
     (_S.STANDBY, _E.STOP_ASKED): _STOPPED,
     (_S.STANDBY, _E.EXITED): _DEAD,
+    (_S.SERVING, _E.ASSIGNED): Next(_S.SERVING, ()),
     (_S.SERVING, _E.RETURNED): Next(_S.STANDBY, ()),
     (_S.SERVING, _E.RELEASED): _STOPPED,
     (_S.SERVING, _E.STOP_ASKED): _STOPPED,
@@ -89,7 +91,7 @@ TRANSITIONS: dict[tuple[WorkerState, WorkerEvent], Next] = {
 _LEGAL_ONLY_WHILE: dict[WorkerEvent, frozenset[WorkerState]] = {
     _E.ANSWERED: frozenset({_S.STARTING}),
     _E.ANSWERED_SERVING: frozenset({_S.STARTING}),
-    _E.ASSIGNED: frozenset({_S.STANDBY}),
+    _E.ASSIGNED: frozenset({_S.STANDBY, _S.SERVING}),
     _E.RETURNED: frozenset({_S.SERVING, _S.RETIRING, _S.GONE}),
     _E.RELEASED: frozenset({_S.SERVING, _S.RETIRING, _S.GONE}),
     _E.STOP_ASKED: frozenset(_S),
