@@ -10,10 +10,12 @@ import contextlib
 import json
 import logging
 import os
+import select
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,27 +36,29 @@ log = logging.getLogger(__name__)
 class ControlServer:
     """Listens from construction on; ``start`` begins to answer.
 
+    Args:
+        path: of the socket.
+        operations: by name.
+        fd: a socket that listens on the path already, now ours; None makes one.
+
     Raises:
         ConfigError: the socket can not be made.
     """
 
-    def __init__(self, path: Path, operations: dict[str, Operation]) -> None:
+    def __init__(self, path: Path, operations: dict[str, Operation], fd: int | None = None) -> None:
         self.path = path
         self._operations = operations
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        path.unlink(missing_ok=True)  # we hold the supervisor's lock: nobody listens there
-        try:
-            mask = os.umask(0o177)
-            try:
-                self._sock.bind(str(path))
-            finally:
-                os.umask(mask)
-            self._sock.listen(BACKLOG)
-        except OSError as error:
-            self._sock.close()
-            raise ConfigError(
-                f"control socket {path}: {error}", hint="choose a shorter --run-dir"
-            ) from error
+        self._sock = _passed(path, fd) or _listen(path)
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._may_accept = threading.Event()
+        self._may_accept.set()
+        self._active: Counter[str] = Counter()  # operations under way
+        self._lock = threading.Lock()
+
+    @property
+    def fd(self) -> int:
+        """The listening socket; stays ours."""
+        return self._sock.fileno()
 
     def start(self) -> None:
         """Answers from now on."""
@@ -66,8 +70,30 @@ class ControlServer:
             self.path.unlink()
         self._sock.close()
 
+    def pause(self) -> None:
+        """New connections wait, unaccepted, until ``go_on``: in the backlog none is lost."""
+        self._may_accept.clear()
+        os.eventfd_write(self._wake_fd, 1)
+
+    def go_on(self) -> None:
+        """Ends ``pause``."""
+        self._may_accept.set()
+
+    def active(self) -> set[str]:
+        """Names of the operations whose answers are not sent yet."""
+        with self._lock:
+            return set(+self._active)
+
     def _accept(self) -> None:
+        poller = select.poll()
+        poller.register(self._sock, select.POLLIN)
+        poller.register(self._wake_fd, select.POLLIN)
         while True:
+            self._may_accept.wait()
+            ready = [fd for fd, _ in poller.poll()]
+            if self._wake_fd in ready:
+                os.eventfd_read(self._wake_fd)
+                continue
             try:
                 connection, _ = self._sock.accept()
             except OSError:
@@ -90,7 +116,18 @@ class ControlServer:
             except ObdError as error:
                 _send(connection, {"ok": False, "error": error.to_json()})
                 return
-            _send(connection, self._carry_out(operation, request, connection))
+            with self._counted(str(request["op"])):
+                _send(connection, self._carry_out(operation, request, connection))
+
+    @contextlib.contextmanager
+    def _counted(self, name: str) -> Iterator[None]:
+        with self._lock:
+            self._active[name] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._active[name] -= 1
 
     def _find(self, request: dict[str, Any]) -> Operation:
         if request.get("v") != CONTROL_VERSION:
@@ -120,6 +157,35 @@ class ControlServer:
         except Exception as error:
             log.exception("operation %s failed", request.get("op"))
             return {"ok": False, "error": ObdError(f"bug in the supervisor: {error!r}").to_json()}
+
+
+def _listen(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    path.unlink(missing_ok=True)  # we hold the supervisor's lock: nobody listens there
+    try:
+        mask = os.umask(0o177)
+        try:
+            sock.bind(str(path))
+        finally:
+            os.umask(mask)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise ConfigError(
+            f"control socket {path}: {error}", hint="choose a shorter --run-dir"
+        ) from error
+    return sock
+
+
+def _passed(path: Path, fd: int | None) -> socket.socket | None:
+    """A socket from before a re-exec, if clients still find it at the path."""
+    if fd is None:
+        return None
+    sock = socket.socket(fileno=fd)
+    if path.is_socket() and sock.getsockname() == str(path):
+        return sock
+    sock.close()
+    return None
 
 
 def _check_peer(connection: socket.socket) -> None:

@@ -137,6 +137,8 @@ class EmbeddedSupervisor(Supervisor):  # type: ignore[misc]
         self._next_tick_s = 0.0
         self._loop_thread = 0
         self.exit_signal = 0
+        self.on_hangup: Callable[[], None] = lambda: None  # called in the loop at SIGHUP
+        self.operations: Operations = {}  # what RPC namespace obdsup calls; before ``prepare``
 
     def prepare(self) -> None:
         """Opens the XML-RPC socket, makes the group of workers, takes the signals."""
@@ -146,8 +148,8 @@ class EmbeddedSupervisor(Supervisor):  # type: ignore[misc]
         self.options.openhttpservers(self)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, self._on_signal)
-        for number in (signal.SIGHUP, signal.SIGUSR2):  # no reload: it would drop held fds
-            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, self._on_hangup)
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         signal.set_wakeup_fd(self._wakeup.signal_fd, warn_on_full_buffer=False)
 
     def call_soon(self, call: Callable[[], None]) -> None:
@@ -163,9 +165,9 @@ class EmbeddedSupervisor(Supervisor):  # type: ignore[misc]
     def runforever(self) -> None:
         """Runs until a signal or ``stop``; no exception of one process or handler ends it."""
         self._loop_thread = threading.get_ident()
+        events.notify(events.SupervisorRunningEvent())
         try:
             while self.options.mood != SupervisorStates.SHUTDOWN:
-        events.notify(events.SupervisorRunningEvent())
                 self._turn()
         finally:
             signal.set_wakeup_fd(-1)
@@ -193,11 +195,11 @@ class EmbeddedSupervisor(Supervisor):  # type: ignore[misc]
             self._guard(self._calls.popleft())
         # Deaths were handled above, by pidfd: transitions always see them.
         for group in list(self.process_groups.values()):
-            for process in list(group.processes.values()):
-                self._guard(process.transition)
             if isinstance(group, EventListenerPool):
                 self._guard(group.transition)  # hands out events, too
                 continue
+            for process in list(group.processes.values()):
+                self._guard(process.transition)
         if self.options.mood == SupervisorStates.RESTARTING:
             log.warning("reload is not offered: stop the supervisor and start it again")
             self.options.mood = SupervisorStates.RUNNING
@@ -217,10 +219,10 @@ class EmbeddedSupervisor(Supervisor):  # type: ignore[misc]
     def _handle(self, fd: int, dispatcher: Any, *, is_read: bool) -> None:
         poller = self.options.poller
         forget = poller.unregister_readable if is_read else poller.unregister_writable
-        try:
-            if dispatcher is not None:
         if getattr(dispatcher, "closed", False):  # its process ended earlier in this turn
             dispatcher = None
+        try:
+            if dispatcher is not None:
                 handle = dispatcher.handle_read_event if is_read else dispatcher.handle_write_event
                 handle()
             wants = dispatcher is not None and (
@@ -246,6 +248,9 @@ class EmbeddedSupervisor(Supervisor):  # type: ignore[misc]
     def _on_signal(self, number: int, _frame: object) -> None:
         self.exit_signal = number
         self.options.mood = SupervisorStates.SHUTDOWN
+
+    def _on_hangup(self, _number: int, _frame: object) -> None:
+        self._calls.append(lambda: self.on_hangup())
 
     def _leave(self) -> None:
         self.options.mood = SupervisorStates.SHUTDOWN

@@ -6,12 +6,13 @@ serves; ``take_back`` and ``prove_dead`` are how it gets to know.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from obdsup.errors import ObdError, WorkerLost
 from obdsup.supervisor.event_log import EventLog
 from obdsup.supervisor.fleet import Fleet
+from obdsup.supervisor.held_fds import HeldFds
 from obdsup.supervisor.journal_file import JournalFile
 from obdsup.supervisor.provider.base import RingHandle, RingProvider
 from obdsup.supervisor.record import Record
@@ -32,10 +33,11 @@ class ServingContext:
     events: EventLog
     fleet: Fleet
     boot_id: str
+    held: HeldFds = field(default_factory=lambda: HeldFds({}))
 
 
 class RingKeeper:
-    """Owns the ring's fds and the journal's."""
+    """Owns the ring's fds and the journal's; ``held`` keeps them for a successor."""
 
     def __init__(self, context: ServingContext, record: Record, provider: RingProvider) -> None:
         self._context = context
@@ -43,6 +45,28 @@ class RingKeeper:
         self._provider = provider
         self.ring: RingHandle | None = None
         self.journal = JournalFile(context.settings.journal_path(record.name))
+        self._is_inherited = False  # the ring's fds came from an earlier supervisor, not yet used
+        self._inherit()
+
+    def _inherit(self) -> None:
+        """Fds kept of a device that was served: a ring that is open can not be opened again, and
+        the journal's lock is on the inode that was served, whatever has its name now."""
+        held = self._context.held.take_device(self._record.name)
+        if held is None:
+            return
+        if self._record.row.generation == 0:  # of another device that had this name
+            held.close()
+            return
+        self.ring = RingHandle(held.kind, held.ring_fds, held.map_bytes)
+        self.journal.take(held.journal_fd)
+        self._is_inherited = True
+        self._keep()
+
+    def _keep(self) -> None:
+        assert self.ring is not None
+        self._context.held.store_device(
+            self._record.name, self.ring.fds, self.ring.kind, self.ring.map_bytes, self.journal.fd
+        )
 
     def open(self) -> None:
         """Has the ring's fds.
@@ -50,16 +74,24 @@ class RingKeeper:
         Raises:
             ObdError: the provider can not open it.
         """
-        if self.ring is None or self.ring.is_closed:
+        if self._is_inherited:
+            self._provider.resume_ring(self._record.row.provider_ids)
+        elif self.ring is None or self.ring.is_closed:
             self.ring = self._provider.open_ring(self._record.row.provider_ids)
+            self._keep()
 
     def adopt(self, ring: RingHandle, journal_fd: int) -> None:
         """Keeps the fds a living worker gave back."""
-        self.ring = ring
+        if self.ring is not None:
+            self.ring.close()
+        self.ring, self._is_inherited = ring, False
         self.journal.take(journal_fd)
+        self._keep()
 
     def let_go_of_ring(self) -> None:
         """Closes the ring's fds; only when nobody serves any more."""
+        self._context.held.forget_device(self._record.name)
+        self._is_inherited = False
         if self.ring is not None:
             self.ring.close()
 
@@ -88,18 +120,27 @@ class RingKeeper:
         generation = max(self._record.row.generation, self.journal.generation()) + 1
         self._record.later(generation=generation, worker_id=worker.id)
         row = self._record.row
-        return worker.link.call(
-            "serve",
-            self._context.settings.serve_timeout_s,
-            [*self.ring.fds, self.journal.fd],
-            device=row.name,
-            uuid=row.uuid,
-            image=row.image_message(),
-            generation=generation,
-            mode=mode,
-            boot_id=self._context.boot_id,
-            ring={"kind": self.ring.kind, "map_bytes": self.ring.map_bytes},
-        ).body
+        try:
+            answer = worker.link.call(
+                "serve",
+                self._context.settings.serve_timeout_s,
+                [*self.ring.fds, self.journal.fd],
+                device=row.name,
+                uuid=row.uuid,
+                image=row.image_message(),
+                generation=generation,
+                mode=mode,
+                boot_id=self._context.boot_id,
+                ring={"kind": self.ring.kind, "map_bytes": self.ring.map_bytes},
+            ).body
+        except WorkerLost:
+            raise
+        except ObdError:
+            if self._is_inherited:  # perhaps of a ring that is gone: the next attempt opens it
+                self.let_go_of_ring()
+            raise
+        self._is_inherited = False
+        return answer
 
     def take_back(self, worker: Worker, *, is_last: bool = False) -> None:
         """Returns when the worker has let go, or is proven dead.

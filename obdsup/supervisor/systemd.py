@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 __all__ = ["Systemd"]
@@ -25,6 +26,10 @@ class Systemd:
     def alive(self) -> None:
         """The loop turns. Sent at every tick: WatchdogSec must be more than a few seconds."""
         self._send("WATCHDOG=1")
+
+    def reloading(self) -> None:
+        """This process becomes another program; ``ready`` of that one ends it."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
         """The supervisor leaves; workers serve on."""

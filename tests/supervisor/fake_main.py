@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -23,7 +24,11 @@ def main() -> None:
     parser.add_argument("--serve-timeout-s", type=float, default=10.0)
     parser.add_argument("--event-listener", action="append", default=[])
     parser.add_argument("--metrics", default="")
+    parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
+    if options.check:
+        print(json.dumps({"version": "0"}))
+        sys.exit(0)
     start_logging(logging.INFO)
     worker = str(Path(__file__).with_name("fake_worker.py"))
     settings = Settings(

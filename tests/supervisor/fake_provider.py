@@ -64,6 +64,9 @@ class FakeProvider:
         fds += [os.eventfd(0, os.EFD_CLOEXEC) for _ in paths[1:]]
         return RingHandle("memfd", fds, MAP_BYTES)
 
+    def resume_ring(self, ids: ProviderIds) -> None:
+        self._step("resume_ring", str(ids["name"]))
+
     def publish(self, ids: ProviderIds) -> str:
         self._step("publish", str(ids["name"]))
         return f"/dev/fake-{ids['name']}"

@@ -79,6 +79,10 @@ class RingProvider(Protocol):
     def open_ring(self, ids: ProviderIds) -> RingHandle:
         """Opens the ring by its identity. The caller owns the handle."""
 
+    def resume_ring(self, ids: ProviderIds) -> None:
+        """For a ring whose fds were kept: undoes what a supervisor left that died in the middle of
+        ``reset_ring``, as ``open_ring`` does."""
+
     def publish(self, ids: ProviderIds) -> str:
         """Makes the block device appear and returns its path. A worker must be serving."""
 

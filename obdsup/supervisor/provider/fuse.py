@@ -99,6 +99,9 @@ class FuseProvider:
     def open_ring(self, ids: ProviderIds) -> RingHandle:
         return _ringd(ids).open_ring()
 
+    def resume_ring(self, ids: ProviderIds) -> None:
+        """Nothing: a reset is one command to ringd."""
+
     def publish(self, ids: ProviderIds) -> str:
         disk = _disk(ids)
         node = attach_loop(self._roots, disk, is_read_only=bool(ids.get("is_read_only")))

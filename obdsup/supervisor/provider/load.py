@@ -64,6 +64,9 @@ class LoadProvider:
     def open_ring(self, ids: ProviderIds) -> RingHandle:
         return _ringd(ids).open_ring()
 
+    def resume_ring(self, ids: ProviderIds) -> None:
+        """Nothing: a reset is one command to ringd."""
+
     def publish(self, ids: ProviderIds) -> str:
         """There is no block device: the path is empty."""
         return ""

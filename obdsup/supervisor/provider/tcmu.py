@@ -178,6 +178,9 @@ class TcmuProvider:
             raise
         return RingHandle("uio", [fd], uio.map_bytes)
 
+    def resume_ring(self, ids: ProviderIds) -> None:
+        self._unblock(self._device(ids))
+
     def reset_ring(self, ids: ProviderIds) -> None:
         device = self._device(ids)
         self._configfs.write(device / "action" / "block_dev", "1")
