@@ -9,11 +9,14 @@ from __future__ import annotations
 import sqlite3
 
 from obdsup.errors import StateError
+from obdsup.state import checks
 
 __all__ = ["SCHEMA_VERSION", "check_version", "migrate"]
 
+FIRST_WITH_CHECKS = 3
+VERSION_MAX = 9999
 MAGIC = 0x4F424453  # "OBDS", SQLite's application_id
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _VERSION_1 = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -54,8 +57,24 @@ CREATE TABLE rollout (
 ) STRICT;
 """
 
+# ``crc``: see checks. ``revision`` of a device: the change of any device that wrote its row; of the
+# database: the last one. ``schema_version`` tells a newer database from a damaged header.
+_VERSION_3 = """
+ALTER TABLE devices ADD COLUMN revision INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE devices ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE workers ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE operations ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE meta ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE rollout ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE integrity (
+    id INTEGER PRIMARY KEY CHECK (id = 1), schema_version INTEGER NOT NULL,
+    revision INTEGER NOT NULL, crc INTEGER NOT NULL DEFAULT 0
+) STRICT;
+INSERT INTO integrity (id, schema_version, revision) VALUES (1, 3, 0);
+"""
+
 # _STEPS[n] brings a database of version n to n + 1.
-_STEPS: tuple[str, ...] = (_VERSION_1, _VERSION_2)
+_STEPS: tuple[str, ...] = (_VERSION_1, _VERSION_2, _VERSION_3)
 
 
 def check_version(connection: sqlite3.Connection, path: str) -> int:
@@ -85,16 +104,53 @@ def check_version(connection: sqlite3.Connection, path: str) -> int:
 
 
 def migrate(connection: sqlite3.Connection, path: str) -> None:
-    """Brings an empty or older database to SCHEMA_VERSION.
+    """Brings an empty or older database to SCHEMA_VERSION, in one transaction.
 
     Raises:
         StateError: a newer version, or somebody else's database.
+        sqlite3.DatabaseError: its header or a row is damaged.
     """
-    version = check_version(connection, path)
-    if version == SCHEMA_VERSION:
-        return
-    script = "".join(_STEPS[version:])
-    connection.executescript(
-        f"BEGIN IMMEDIATE;{script}PRAGMA application_id={MAGIC};"
-        f"PRAGMA user_version={SCHEMA_VERSION};COMMIT;"
-    )
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    magic = int(connection.execute("PRAGMA application_id").fetchone()[0])
+    names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+    if magic != MAGIC and (magic or version or names):
+        if {"devices", "workers", "meta"} <= names:
+            raise sqlite3.DatabaseError(f"its header is damaged: application_id {magic:#x}")
+        raise StateError(
+            f"{path} is a database, but not one of obdsup: application_id {magic:#x}, "
+            f"expected {MAGIC:#x}",
+            path=path,
+        )
+    _check_version(connection, path, version, names)
+    if version < SCHEMA_VERSION:
+        script = "".join(_STEPS[version:])
+        connection.executescript(f"BEGIN IMMEDIATE;{script}")
+        try:
+            checks.seal_all(connection)
+            connection.execute(f"PRAGMA application_id={MAGIC}")
+            connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+
+
+def _check_version(
+    connection: sqlite3.Connection, path: str, version: int, names: set[str]
+) -> None:
+    """A version that no release will have, or an older one than a row says, is a damaged header."""
+    said = version
+    if "integrity" in names:
+        said = int(connection.execute("SELECT schema_version FROM integrity").fetchone()[0])
+    if not said <= version <= VERSION_MAX:
+        raise sqlite3.DatabaseError(f"its header is damaged: version {version}, a row says {said}")
+    if version > SCHEMA_VERSION:
+        raise StateError(
+            f"{path} has schema version {version}, this release knows up to {SCHEMA_VERSION}",
+            hint="start the release that wrote it, or a newer one",
+            path=path,
+            expected=SCHEMA_VERSION,
+            got=version,
+        )
+    if version >= FIRST_WITH_CHECKS:
+        checks.verify(connection)

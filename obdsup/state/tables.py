@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
 from obdsup.errors import StateError
+from obdsup.state import checks
 from obdsup.state.device import (
     DeviceOptions,
     DeviceRow,
@@ -36,6 +37,7 @@ __all__ = [
     "put_operation",
     "put_rollout",
     "put_worker",
+    "start_device_over",
 ]
 
 EVENTS_KEPT = 20_000
@@ -57,17 +59,35 @@ def put_device(row: DeviceRow) -> Write:
         json.dumps(asdict(row.last_takeover)) if row.last_takeover else None, row.created,
         json.dumps(asdict(row.options)), row.release, row.quarantine,
     )  # fmt: skip
-    marks = ", ".join("?" * len(values))
+    marks = ", ".join("?" * (len(values) + 1))
     sets = ", ".join(
-        f"{name}=excluded.{name}" for name in _DEVICE_COLUMNS.split(", ") if name != "generation"
+        f"{name}=excluded.{name}"
+        for name in f"{_DEVICE_COLUMNS}, revision".split(", ")
+        if name != "generation"
     )
 
     def write(connection: sqlite3.Connection) -> None:
+        revision = checks.next_revision(connection)
         connection.execute(
-            f"INSERT INTO devices ({_DEVICE_COLUMNS}) VALUES ({marks}) ON CONFLICT(name) DO UPDATE "
-            f"SET {sets}, generation=max(generation, excluded.generation)",
-            values,
+            f"INSERT INTO devices ({_DEVICE_COLUMNS}, revision) VALUES ({marks}) "
+            f"ON CONFLICT(name) DO UPDATE SET {sets}, "
+            "generation=max(generation, excluded.generation)",
+            (*values, revision),
         )
+        checks.seal(connection, "devices", row.name)
+
+    return write
+
+
+def start_device_over(row: DeviceRow) -> Write:
+    """Replaces a device by what it is in another boot of the host: its generation begins anew."""
+    put = put_device(row)
+
+    def write(connection: sqlite3.Connection) -> None:
+        connection.execute("DELETE FROM operations WHERE device = ?", (row.name,))
+        connection.execute("DELETE FROM checkpoints WHERE device = ?", (row.name,))
+        connection.execute("DELETE FROM devices WHERE name = ?", (row.name,))
+        put(connection)
 
     return write
 
@@ -99,6 +119,7 @@ def delete_device(name: str) -> Write:
         connection.execute("DELETE FROM operations WHERE device = ?", (name,))
         connection.execute("DELETE FROM checkpoints WHERE device = ?", (name,))
         connection.execute("DELETE FROM devices WHERE name = ?", (name,))
+        checks.next_revision(connection)
 
     return write
 
@@ -106,9 +127,15 @@ def delete_device(name: str) -> Write:
 def put_worker(row: WorkerRow) -> Write:
     """Inserts or replaces a worker."""
     values = (row.id, row.identity.pid, row.identity.start_time, row.socket)
-    return lambda connection: connection.execute(
-        "INSERT OR REPLACE INTO workers (id, pid, start_time, socket) VALUES (?, ?, ?, ?)", values
-    )
+
+    def write(connection: sqlite3.Connection) -> None:
+        connection.execute(
+            "INSERT OR REPLACE INTO workers (id, pid, start_time, socket) VALUES (?, ?, ?, ?)",
+            values,
+        )
+        checks.seal(connection, "workers", row.id)
+
+    return write
 
 
 def delete_worker(worker_id: str) -> Write:
@@ -125,10 +152,15 @@ def load_workers(connection: sqlite3.Connection) -> list[WorkerRow]:
 def put_operation(row: OperationRow) -> Write:
     """Writes the intent: this operation, up to this step."""
     values = (row.device, row.kind, row.step, row.started)
-    return lambda connection: connection.execute(
-        "INSERT OR REPLACE INTO operations (device, kind, step, started) VALUES (?, ?, ?, ?)",
-        values,
-    )
+
+    def write(connection: sqlite3.Connection) -> None:
+        connection.execute(
+            "INSERT OR REPLACE INTO operations (device, kind, step, started) VALUES (?, ?, ?, ?)",
+            values,
+        )
+        checks.seal(connection, "operations", row.device)
+
+    return write
 
 
 def end_operation(device: str) -> Write:
@@ -150,12 +182,17 @@ def put_rollout(row: RolloutRow) -> Write:
         row.target, row.origin, row.state, json.dumps(row.options), json.dumps(row.moved),
         row.reason, row.started, row.changed,
     )  # fmt: skip
-    return lambda connection: connection.execute(
-        "INSERT OR REPLACE INTO rollout "
-        "(id, target, origin, state, options, moved, reason, started, changed) "
-        "VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?)",
-        values,
-    )
+
+    def write(connection: sqlite3.Connection) -> None:
+        connection.execute(
+            "INSERT OR REPLACE INTO rollout "
+            "(id, target, origin, state, options, moved, reason, started, changed) "
+            "VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?)",
+            values,
+        )
+        checks.seal(connection, "rollout", 1)
+
+    return write
 
 
 def load_rollout(connection: sqlite3.Connection) -> RolloutRow | None:
@@ -225,6 +262,10 @@ def meta(connection: sqlite3.Connection) -> dict[str, str]:
 def put_meta(values: dict[str, str]) -> Write:
     """Sets facts about the whole."""
     rows = list(values.items())
-    return lambda connection: connection.executemany(
-        "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", rows
-    )
+
+    def write(connection: sqlite3.Connection) -> None:
+        connection.executemany("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", rows)
+        for key in values:
+            checks.seal(connection, "meta", key)
+
+    return write

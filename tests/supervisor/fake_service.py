@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from obdsup.errors import ControlError, StateError
+from obdsup.state import tables
 from obdsup.state.control import ControlClient
+from obdsup.state.database import Database
 from obdsup.state.process import identify
 from tests.conftest import REPO, eventually
 
@@ -91,6 +94,17 @@ class FakeService:
     def worker_pid(self, name: str) -> int:
         return int(self.show(name)["worker"]["pid"])
 
+    def reboot(self) -> None:
+        """What a boot of the host leaves to a supervisor that was killed: the state directory."""
+        assert self.process is not None
+        assert self.process.poll() is not None
+        self._end_all()
+        for name in ("devices", "workers", "rings"):
+            shutil.rmtree(self.root / "run" / name)
+        database = Database(self.root / "state" / "state.db")
+        database.commit(tables.put_meta({"boot_id": "00000000-0000-0000-0000-000000000000"}))
+        database.close()
+
     def kill_worker(self, name: str) -> int:
         pid = self.worker_pid(name)
         os.kill(pid, signal.SIGKILL)
@@ -140,6 +154,11 @@ class FakeService:
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.kill()
+        self._end_all()
+        self._log.close()
+
+    def _end_all(self) -> None:
+        """Every process started under the root."""
         for path in self.rings().glob("*.pid"):
             self._end(int(path.read_text()))
         mark = os.fsencode(str(self.root / "run"))
@@ -151,7 +170,6 @@ class FakeService:
                     continue
                 if mark in command:
                     self._end(int(entry.name))
-        self._log.close()
 
     def _end(self, pid: int) -> None:
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sqlite3
 import threading
 import traceback
 from pathlib import Path
@@ -125,9 +124,7 @@ def test_devices_of_another_boot_are_reported_gone(service: FakeService) -> None
     pid = service.worker_pid("a")
     service.kill()
     os.kill(pid, signal.SIGKILL)
-    with sqlite3.connect(service.root / "state" / "state.db") as connection:
-        connection.execute("UPDATE meta SET value = 'another' WHERE key = 'boot_id'")
-    connection.close()
+    service.reboot()
     service.start()
     assert service.client.call("device.list") == []
     (row,) = service.events("device.void")
