@@ -7,14 +7,21 @@ workers serving; the next supervisor adopts them.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import logging
 import os
 import shlex
+import sqlite3
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import obdsup
 from obdsup.errors import AccessDenied, ObdError
+
+if TYPE_CHECKING:
+    from obdsup.supervisor.settings import Settings
 
 __all__ = ["main"]
 
@@ -40,6 +47,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         help="devices made in configfs by others that share a worker (default: %(default)s)",
     )  # fmt: skip
     add("--worker-command", metavar="CMD", help="how to start a worker, for another release")
+    add("--check", action="store_true", help="say whether it could start; changes nothing")
     add("--hang-limit", type=float, default=5.0, metavar="S",
         help="replace a worker that stands still for so long with work to do; 0: never "
         "(default: %(default)s)")  # fmt: skip
@@ -78,13 +86,39 @@ def run(options: argparse.Namespace) -> int:
         provider=options.provider,
         standbys=options.standbys,
         prewarm_max=options.prewarm,
-        hang_limit_s=options.hang_limit,
         foreign_per_worker=options.foreign_per_worker,
+        hang_limit_s=options.hang_limit,
         metrics=options.metrics,
         event_listeners=tuple(options.event_listener),
         **extra,
     )
+    if options.check:
+        return say_what_this_is(settings)
     return Service(settings).run()
+
+
+def say_what_this_is(settings: Settings) -> int:
+    """One line of JSON: this release can be loaded, takes these options, and reads that state.db.
+
+    Raises:
+        StateError: state.db is of a newer release, or none of ours.
+    """
+    from obdsup.state.journal import LAYOUT_VERSION
+    from obdsup.state.messages import PROTOCOL_VERSION
+    from obdsup.state.migrations import SCHEMA_VERSION, check_version
+
+    path = settings.state_dir / "state.db"
+    if path.exists():
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+            check_version(database, str(path))
+    found = {
+        "version": obdsup.__version__,
+        "schema": SCHEMA_VERSION,
+        "journal": LAYOUT_VERSION,
+        "protocol": PROTOCOL_VERSION,
+    }
+    print(json.dumps(found))
+    return 0
 
 
 def main() -> None:

@@ -27,9 +27,11 @@ from obdsup.supervisor.event_log import EventLog
 from obdsup.supervisor.fleet import Fleet, FleetHooks
 from obdsup.supervisor.foreign import Foreign
 from obdsup.supervisor.hang_watch import HangWatch
+from obdsup.supervisor.held_fds import HeldFds
 from obdsup.supervisor.metrics_server import MetricsServer
 from obdsup.supervisor.overview import Overview
 from obdsup.supervisor.provider import ProviderChoice, Providers
+from obdsup.supervisor.reexec import CHANGING, Reexec, ReexecParts, reap_the_dead
 from obdsup.supervisor.rollout_operations import RolloutOperations
 from obdsup.supervisor.serving import ServingContext
 from obdsup.supervisor.settings import Settings
@@ -41,14 +43,19 @@ __all__ = ["Service", "take_lock"]
 log = logging.getLogger(__name__)
 
 
-def take_lock(settings: Settings) -> int:
-    """The lock of the run directory; held until the process ends, whatever ends it.
+def take_lock(settings: Settings, held: HeldFds) -> int:
+    """The lock of the run directory; held until the process ends, whatever ends it. An fd kept
+    through a re-exec has it already.
 
     Raises:
         AlreadyServed: another supervisor holds it; nothing was touched.
     """
     path = settings.run_dir / "supervisor.lock"
+    kept = held.take("lock")
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if kept is not None and os.path.sameopenfile(kept, fd):
+        os.close(fd)
+        fd = kept
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -59,7 +66,8 @@ def take_lock(settings: Settings) -> int:
             hint="stop it, or give this one its own --run-dir and --state-dir",
         ) from None
     os.ftruncate(fd, 0)
-    os.write(fd, f"{os.getpid()}\n".encode())
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    held.keep("lock", fd)
     return fd
 
 
@@ -75,9 +83,12 @@ class Service:
     """
 
     def __init__(self, settings: Settings, providers: Providers | None = None) -> None:
+        self._held = HeldFds()
+        if self._held.is_reexec:
+            reap_the_dead()
         settings.make_directories()
         self._settings = settings
-        self._lock_fd = take_lock(settings)
+        self._lock_fd = take_lock(settings, self._held)
         self._started = time.time()
         self._boot_id = processes.boot_id()
         self._database = Database(settings.state_dir / "state.db")
@@ -98,24 +109,30 @@ class Service:
         self._rollouts = RolloutOperations(
             settings, self._database, self._events, self._fleet, self._devices
         )
-        self._foreign = Foreign(self._devices, self._providers)
         self._hangs = HangWatch(settings.hang_limit_s, self._events, self._fleet, self._devices)
         tally = Tally(self._events, self._fleet)
         self._overview = Overview(
             settings, self._database, self._fleet, self._devices, self._feed, tally
         )
+        self._foreign = Foreign(self._devices, self._providers)
         self._metrics = MetricsServer(settings.metrics, settings.run_dir, self._overview)
         self._choice = ProviderChoice(settings.provider, "not yet chosen")
         self._systemd = Systemd()
         self._is_ready = threading.Event()
+        self._reexec = self._make_reexec()
         self._loop.operations = self._operations()
-        self._control = ControlServer(settings.control_socket, self._loop.operations)
+        self._control = ControlServer(
+            settings.control_socket, self._loop.operations, self._held.take("control")
+        )
+        self._held.keep("control", self._control.fd)
 
     def run(self) -> int:
         """Recovers, serves requests, returns the exit code."""
         meta: dict[str, str] = self._database.read(tables.meta)  # type: ignore[assignment]
         is_same_boot = meta.get("boot_id", self._boot_id) == self._boot_id
-        context = ServingContext(self._settings, self._events, self._fleet, self._boot_id)
+        context = ServingContext(
+            self._settings, self._events, self._fleet, self._boot_id, self._held
+        )
         self._devices.start(context, self._settings.provider)
         self._foreign.prepare(context)
         self._loop.prepare()
@@ -160,6 +177,22 @@ class Service:
         self._is_ready.set()
         self._systemd.ready(f"provider {self._choice.name}: {self._choice.reason}")
 
+    def _make_reexec(self) -> Reexec:
+        parts = ReexecParts(
+            self._loop, lambda: self._control, self._held, self._events, self._unsettled,
+            self._database.flush, self._systemd.reloading,
+        )  # fmt: skip
+        reexec = Reexec(parts)
+        self._loop.on_hangup = reexec.on_hangup
+        return reexec
+
+    def _unsettled(self) -> list[str]:
+        return [
+            f"device {device.record.name} {device.serving.state.value}"
+            for device in self._devices.all()
+            if device.serving.state in CHANGING
+        ]
+
     def _choose_provider(self) -> None:
         try:
             self._choice = self._providers.choose(self._settings.provider)
@@ -189,10 +222,11 @@ class Service:
             "device.remove": self._remove,
             "device.handover": self._hand_over,
             **self._feed.operations(),
+            **self._foreign.operations(),
             **self._overview.operations(),
             **self._hangs.operations(),
-            **self._foreign.operations(),
             **self._rollouts.operations(),
+            **self._reexec.operations(),
             "shutdown": self._shutdown,
         }
 
@@ -214,6 +248,7 @@ class Service:
                     "pid": worker.identity.pid,
                     "state": worker.state.value,
                     "device": worker.device,
+                    "devices": sorted(worker.devices.copy()),
                     "release": worker.release,
                 }
                 for worker in self._fleet.workers()
