@@ -14,7 +14,7 @@ from chaos.faults.environment_memory import Oom
 from chaos.faults.environment_state import BrokenState, ReadOnlyState
 from chaos.faults.handover import KillInHandover
 from chaos.faults.lives import KillInCreate, KillInRemove
-from chaos.faults.moves import Upgrade, UpgradeCut
+from chaos.faults.moves import Reexec, Upgrade, UpgradeCut
 from chaos.faults.pauses import WorkerHang, WorkerStop, WorkerTerm
 from chaos.faults.points import PointInHandover, PointInRecovery, WorkerSegv
 from chaos.faults.processes import AllWorkersKill, BothKill, StandbyKill, SupervisorKill, WorkerKill
@@ -60,6 +60,7 @@ CATALOGUE: dict[str, CatalogEntry] = {
         CatalogEntry(ReadOnlyState(), 2, is_kill=True),
         CatalogEntry(ClockJump(), 2, is_kill=True),
         CatalogEntry(BrokenState(), 3),
+        CatalogEntry(Reexec(), 3),
         CatalogEntry(Upgrade(), 1),
         CatalogEntry(UpgradeCut(), 2, is_kill=True),
         CatalogEntry(FullDisk(), 2),

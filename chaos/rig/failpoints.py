@@ -53,7 +53,7 @@ POINTS = (
     "attach.lock", "attach.prepare", "attach.open", "attach.check", "attach.writer",
     "upper.lock", "upper.follow", "upper.cut", "upper.pending", "upper.writing",
     "format.unmarked", "format.filled", "format.magic", "attach.generation",
-    "recover.free", "recover.clear", "recover.demote", "recover.blame", "recover.drop",
+    "recover.free", "recover.clear", "ring.mark", "recover.demote", "recover.blame", "recover.drop",
     "recover.done",
     "attach.taken", "attach.kick", "replay.suspect", "replay.poisoned", "replay.read",
     "replay.write", "replay.done",
