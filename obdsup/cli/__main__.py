@@ -79,7 +79,7 @@ def build_parser(command: str) -> argparse.ArgumentParser:
     commands.add_parser(
         "supervisor", add_help=False, help="run the supervisor in the foreground (see its --help)"
     )
-    from obdsup.cli import adopt, device, doctor, events, status, top, upgrade
+    from obdsup.cli import adopt, device, doctor, events, reload, status, top, upgrade
 
     device.add_parser(commands, common)
     status.add_parser(commands, common)
@@ -88,6 +88,7 @@ def build_parser(command: str) -> argparse.ArgumentParser:
     doctor.add_parser(commands, common)
     adopt.add_parsers(commands, common)
     upgrade.add_parser(commands, common)
+    reload.add_parser(commands, common)
     if command == "image":
         importlib.import_module("obdsup.cli.image").add_parser(commands)
     else:
