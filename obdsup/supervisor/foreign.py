@@ -59,6 +59,7 @@ class Foreign:
     def listen(self) -> None:
         """Serves devices made in configfs from now on, unless overlaybd-tcmu does."""
         try:
+            self._providers.prepare_host()
             self._listener.start()
         except ObdError as error:
             self._events.emit("operation.refused", level=logging.WARNING, reason=str(error))
@@ -77,6 +78,7 @@ class Foreign:
         wanted = self._wanted(request, [ring for ring in rings if not self._devices.find(ring)])
         if is_dry:
             return [self._report(ring, "would adopt", self._refusal(ring)) for ring in wanted]
+        self._providers.prepare_host()
         self._listener.start()
         with ThreadPoolExecutor(AT_ONCE) as pool:
             return list(pool.map(lambda ring: self._adopt_one(ring, progress), wanted))

@@ -50,6 +50,18 @@ class Providers:
             self._made[name] = self._make(name)
         return self._made[name]
 
+    def prepare_host(self) -> None:
+        """Loads what the kernel needs for TCMU devices, whoever makes them.
+
+        Raises:
+            ProviderError: it can not be had here.
+        """
+        from obdsup.supervisor.provider.tcmu import TcmuProvider
+
+        provider = self.get("tcmu")
+        assert isinstance(provider, TcmuProvider)
+        provider.prepare_host()
+
     def choose(self, wanted: str) -> ProviderChoice:
         """Resolves ``auto``; a name is taken as it is, with what its probe says.
 

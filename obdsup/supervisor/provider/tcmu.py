@@ -108,7 +108,7 @@ class TcmuProvider:
     def _is_loaded(self, module: str) -> bool:
         return (self._roots.sys / "module" / module).is_dir()
 
-    def _prepare_host(self) -> None:
+    def prepare_host(self) -> None:
         """Loads the modules and mounts configfs where that was not done."""
         mount_point = self._roots.sys / "kernel" / "config"
         for module in _MODULES:
@@ -133,7 +133,7 @@ class TcmuProvider:
 
     def create(self, geometry: DeviceGeometry) -> ProviderIds:
         ids = ids_of(geometry)
-        self._prepare_host()
+        self.prepare_host()
         device = self._device(ids)
         self._configfs.make(device.parent)
         self._configfs.make(device)
