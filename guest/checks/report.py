@@ -45,7 +45,7 @@ def run_checks(checks: Mapping[str, Check], wanted: list[str]) -> int:
 def _run(name: str, check: Check) -> str:
     marker = f"obdsup check {name}"
     dmesg.mark(marker)
-    with tempfile.TemporaryDirectory(prefix="check-") as folder:
+    with tempfile.TemporaryDirectory(prefix="check-", ignore_cleanup_errors=True) as folder:
         try:
             check(Path(folder))
         except Exception:  # noqa: BLE001 - the top of this program: reported, never lost
