@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from obdsup.supervisor.silence import CPU_SHARE, NO_SILENCE, Silence, step_s
+from obdsup.supervisor.silence import NO_SILENCE, Silence, step_s
 from obdsup.supervisor.thread_times import ThreadTimes
 
 __all__ = [
@@ -37,7 +37,8 @@ __all__ = [
 ]
 
 STARVED_LIMITS = 4  # a starved process is killed as well, after so many limits
-RUNS_SHARE = 0.6  # of the time: runnable; the kernel's clocks lag a little behind ours
+RUNNABLE_SHARE = 0.5  # of the time, of a thread that runs without end on a crowded machine
+USER_SHARE = 0.05  # of the time, likewise; more than any honest command needs
 
 
 class Verdict(Enum):
@@ -104,9 +105,19 @@ class _Command:
     """One command that was executing at the last look."""
 
     age_s: float = 0.0
-    runs_s: float = 0.0  # for so long its thread has been runnable at every look
-    user_s: float = 0.0  # user time it had meanwhile
-    thread: ThreadTimes | None = None
+    since: ThreadTimes | None = None  # since then its thread was runnable whenever looked at
+    since_s: float = 0.0  # the age it had then
+    thread: ThreadTimes | None = None  # at the last look, if it was looked at
+
+    def runs(self) -> tuple[float, float, float]:
+        """For how long it has been runnable; how much of that it ran or waited for a processor;
+        how much it ran in user mode.
+        """
+        if self.since is None or self.thread is None:
+            return 0.0, 0.0, 0.0
+        then, now = self.since, self.thread
+        runnable_s = now.run_s - then.run_s + now.wait_s - then.wait_s
+        return self.age_s - self.since_s, runnable_s, now.user_s - then.user_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +162,7 @@ def judge(
     commands = {}
     for one in view.executing:
         key = (one.slot, one.sequence)
-        commands[key] = _follow(before.get(key), one.thread, step)
+        commands[key] = _follow(before.get(key), one.thread, step, limit_s)
     after = DeviceMemory(now_s, view.owner, view.heartbeat, view.is_pending, silence, commands)
     if silence.for_s >= limit_s and view.threads:
         return after, _judge_silence(silence, view.threads, limit_s, Verdict.HUNG_ENGINE)
@@ -159,20 +170,38 @@ def judge(
     return after, _judge_commands(commands, moving, limit_s)
 
 
-def _follow(before: _Command | None, thread: ThreadTimes | None, step: float) -> _Command:
+def _follow(
+    before: _Command | None, thread: ThreadTimes | None, step: float, limit_s: float
+) -> _Command:
     """A command one look later."""
     if before is None:
-        return _Command(thread=thread)
-    age_s, last = before.age_s + step, before.thread
-    if thread is None or thread.state != "R":
-        return _Command(age_s, thread=thread)
-    if last is None or last.tid != thread.tid:
-        return _Command(age_s, step, 0.0, thread)  # its user time has to prove it yet
-    runnable_s = thread.run_s - last.run_s + thread.wait_s - last.wait_s
-    if runnable_s < RUNS_SHARE * step:
-        return _Command(age_s, thread=thread)
-    user_s = before.user_s + thread.user_s - last.user_s
-    return _Command(age_s, before.runs_s + step, user_s, thread)
+        return _Command(0.0, _if_runnable(thread), 0.0, thread)
+    age_s = before.age_s + step
+    if thread is None:
+        return replace(before, age_s=age_s, thread=None)
+    if before.since is None or before.since.tid != thread.tid or thread.state != "R":
+        begun_s = age_s if before.thread else before.age_s  # its times have to prove it yet
+        return _Command(age_s, _if_runnable(thread), begun_s, thread)
+    after = replace(before, age_s=age_s, thread=thread)
+    if after.runs()[0] >= limit_s and not _is_endless(after, limit_s):
+        return _Command(age_s, thread, age_s, thread)  # by chance: from now on, then
+    return after
+
+
+def _if_runnable(thread: ThreadTimes | None) -> ThreadTimes | None:
+    return thread if thread is not None and thread.state == "R" else None
+
+
+def _is_endless(command: _Command, limit_s: float) -> bool:
+    """Whether its thread runs without end. The kernel tells of a wait when it is over: single
+    looks prove nothing, the sum does.
+    """
+    runs_s, runnable_s, user_s = command.runs()
+    return (
+        runs_s >= limit_s
+        and runnable_s >= RUNNABLE_SHARE * runs_s
+        and user_s >= USER_SHARE * runs_s
+    )
 
 
 def _judge_commands(
@@ -180,9 +209,9 @@ def _judge_commands(
 ) -> Judgement:
     oldest = Judgement(moving)
     for (slot, _), command in commands.items():
-        if command.runs_s >= limit_s and command.user_s >= CPU_SHARE * limit_s:
+        if _is_endless(command, limit_s):
             reason = "the thread of a command runs without end"
-            return Judgement(Verdict.HUNG_THREAD, reason, command.runs_s, slot)
+            return Judgement(Verdict.HUNG_THREAD, reason, command.runs()[0], slot)
         if command.age_s >= limit_s and command.age_s > oldest.age_s:
             reason = "a command waits for its storage"
             oldest = Judgement(Verdict.SLOW, reason, command.age_s, slot)
@@ -230,4 +259,5 @@ def judge_control(
     if silence.for_s < limit_s or view.is_device_silent or not view.threads:
         return after, Judgement(Verdict.WORKING)
     found = _judge_silence(silence, view.threads, limit_s, Verdict.HUNG_CONTROL)
-    return after, replace(found, is_from_outside=True)
+    reason = f"its control thread does not answer: {found.reason}"
+    return after, replace(found, reason=reason, is_from_outside=True)

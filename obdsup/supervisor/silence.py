@@ -9,11 +9,10 @@ from dataclasses import dataclass
 
 from obdsup.supervisor.thread_times import ThreadTimes
 
-__all__ = ["CPU_SHARE", "Silence", "SilenceCause", "step_s"]
+__all__ = ["Silence", "SilenceCause", "step_s"]
 
 STEP_MAX_S = 0.5  # what the time between two looks counts at most
-CPU_SHARE = 0.1  # of the time: more processor than any honest turn or command needs
-WAITS_SHARE = 0.5  # of the time: waiting for a processor
+CPU_SHARE = 0.05  # of the time: more processor than any honest turn of an engine needs
 
 
 def step_s(before_s: float, now_s: float) -> float:
@@ -53,13 +52,12 @@ class Silence:
         if now and all(thread.state in "Tt" for thread in now):
             return SilenceCause("the process is stopped", is_stopped=True)
         was = {thread.tid: thread for thread in self.threads}
-        pairs = [(was[new.tid], new) for new in now if new.tid in was and new.state == "R"]
-        for old, new in pairs:
-            if new.run_s - old.run_s >= CPU_SHARE * self.watched_s:
+        runnable = [new for new in now if new.state == "R" and new.tid in was]
+        for new in runnable:
+            if new.run_s - was[new.tid].run_s >= CPU_SHARE * self.watched_s:
                 return SilenceCause(f"thread {new.tid} runs without end")
-        for old, new in pairs:
-            if new.wait_s - old.wait_s >= WAITS_SHARE * self.watched_s:
-                return SilenceCause("it gets no processor", is_starved=True)
+        if runnable:
+            return SilenceCause("it gets no processor", is_starved=True)
         for new in now:
             if new.state == "D":
                 return SilenceCause(f"thread {new.tid} waits in the kernel")

@@ -24,7 +24,7 @@ from obdsup.supervisor.thread_times import process_user_s, thread_times, threads
 
 __all__ = ["Finding", "WatchedDevice"]
 
-BURNS_SHARE = 0.1  # of the time: a process with less user time has no thread that turns in circles
+BURNS_SHARE = 0.02  # of the time: a process with less user time has no thread that turns in circles
 
 
 @dataclass(frozen=True, slots=True)

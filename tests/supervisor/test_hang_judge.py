@@ -190,6 +190,20 @@ def test_a_thread_that_runs_without_end_is_a_hang(share: float) -> None:
     assert LIMIT_S <= watch.now_s - begin_s <= LIMIT_S + 2 * LOOK_S
 
 
+def test_a_crowded_machine_hides_no_endless_thread() -> None:
+    """The kernel counts a wait when it is over, and looks find no user time of the process."""
+    watch = Watch()
+    for beat in range(1000):
+        at_s = watch.now_s + LOOK_S
+        counted_s = at_s - at_s % 1.0  # four looks in a row see the same
+        (thread,) = running([counted_s], 0.1)
+        view = executing(thread if beat % 3 else None)
+        found = watch.look(replace(view, heartbeat=beat))
+        if found.verdict is Verdict.HUNG_THREAD:
+            return
+    raise AssertionError("never found")
+
+
 def test_many_commands_of_a_busy_thread_are_no_hang() -> None:
     watch = Watch()
     for beat in range(400):
