@@ -9,6 +9,7 @@ dies is started again. Neither is waited for.
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ __all__ = ["EventListeners", "parse_listener"]
 
 BUFFERED_EVENTS = 1000
 LOG_MAX_BYTES = 1 << 20
+END_PATIENCE_S = 0.5
 RETRIES = 1_000_000  # each pause is a second longer than the one before: never given up
 
 
@@ -87,6 +89,23 @@ class EventListeners:
             group = self._loop.process_groups.get(name)
             if group is not None:
                 group.stop_all()
+
+    def end_before_exec(self) -> None:
+        """Ends all of them and reaps them: the next program would not know whose children they are.
+        In the loop's thread, which waits for up to a second. Should the exec fail, the loop starts
+        them again.
+        """
+        for number, patience_s in ((signal.SIGTERM, END_PATIENCE_S), (signal.SIGKILL, 1.0)):
+            deadline = time.monotonic() + patience_s
+            for process in self._running():
+                os.kill(process.pid, number)
+            while self._running() and time.monotonic() < deadline:
+                time.sleep(0.005)
+                self._loop.reap()
+
+    def _running(self) -> list[Any]:
+        groups = [self._loop.process_groups.get(name) for name in self._names]
+        return [p for group in groups if group for p in group.processes.values() if p.pid]
 
     def _pass_on(self, event: Event) -> None:
         self._loop.call_soon(lambda: supervisord_events.notify(supervisord_event(event)))

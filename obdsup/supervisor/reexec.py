@@ -38,7 +38,10 @@ CHECK_TIMEOUT_S = 30.0
 QUIET_TIMEOUT_S = 10.0
 QUIET_POLL_S = 0.005
 # Operations that a re-exec may cut off: they change nothing, or are carried on by the successor.
-MAY_BE_CUT = frozenset({"reexec", "status", "events", "device.list", "device.show", "metrics"})
+MAY_BE_CUT = frozenset(
+    {"reexec", "status", "events", "device.list", "device.show", "device.explain", "top",
+     "top.in_flight"}
+)  # fmt: skip
 _S = ServiceState
 CHANGING = frozenset(
     {_S.ATTACHING, _S.RECOVERING, _S.RESETTING, _S.HANDING_OVER, _S.DRAINING}
@@ -96,7 +99,8 @@ def check(command: list[str]) -> dict[str, Any]:
 @dataclass(frozen=True, slots=True)
 class ReexecParts:
     """What a re-exec needs of the others. ``unsettled``: names of devices that are being changed;
-    ``flush``: writes what is queued for state.db; ``reloading``: tells systemd."""
+    ``flush``: writes what is queued for state.db; ``reloading``: tells systemd;
+    ``end_listeners``: event listeners are the next program's to start."""
 
     loop: EmbeddedSupervisor
     control: Callable[[], ControlServer]  # made after us: our operation is one of its
@@ -105,6 +109,7 @@ class ReexecParts:
     unsettled: Callable[[], list[str]]
     flush: Callable[[], None]
     reloading: Callable[[], None]
+    end_listeners: Callable[[], None]
 
 
 class Reexec:
@@ -181,6 +186,7 @@ class Reexec:
     def _exec(self, command: list[str]) -> None:
         held, environment = self._parts.held, dict(os.environ)
         self._parts.reloading()
+        self._parts.end_listeners()
         previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # not deadly to what starts up
         held.pass_on(environment)
         try:

@@ -15,7 +15,6 @@ import obdsup
 from obdsup.errors import AlreadyServed, ConfigError, ObdError
 from obdsup.state import process as processes
 from obdsup.state import tables
-from obdsup.state.database import Database
 from obdsup.supervisor.adoption import Adoption
 from obdsup.supervisor.control_server import ControlServer, Operation
 from obdsup.supervisor.device_report import device_report
@@ -31,6 +30,12 @@ from obdsup.supervisor.held_fds import HeldFds
 from obdsup.supervisor.metrics_server import MetricsServer
 from obdsup.supervisor.overview import Overview
 from obdsup.supervisor.provider import ProviderChoice, Providers
+from obdsup.supervisor.rebuild import (
+    is_of_this_boot,
+    open_database,
+    report_rebuilds,
+    state_report,
+)
 from obdsup.supervisor.reexec import CHANGING, Reexec, ReexecParts, reap_the_dead
 from obdsup.supervisor.rollout_operations import RolloutOperations
 from obdsup.supervisor.serving import ServingContext
@@ -91,8 +96,9 @@ class Service:
         self._lock_fd = take_lock(settings, self._held)
         self._started = time.time()
         self._boot_id = processes.boot_id()
-        self._database = Database(settings.state_dir / "state.db")
+        self._database = open_database(settings, self._boot_id)
         self._events = EventLog(self._database)
+        report_rebuilds(self._database, self._events)
         self._feed = EventFeed(self._database, self._events)
         self._providers = providers or Providers(settings.run_dir / "rings")
         self._devices = Devices(self._database, self._providers)
@@ -128,8 +134,7 @@ class Service:
 
     def run(self) -> int:
         """Recovers, serves requests, returns the exit code."""
-        meta: dict[str, str] = self._database.read(tables.meta)  # type: ignore[assignment]
-        is_same_boot = meta.get("boot_id", self._boot_id) == self._boot_id
+        is_same_boot = is_of_this_boot(self._database, self._settings, self._boot_id)
         context = ServingContext(
             self._settings, self._events, self._fleet, self._boot_id, self._held
         )
@@ -180,7 +185,7 @@ class Service:
     def _make_reexec(self) -> Reexec:
         parts = ReexecParts(
             self._loop, lambda: self._control, self._held, self._events, self._unsettled,
-            self._database.flush, self._systemd.reloading,
+            self._database.flush, self._systemd.reloading, self._listeners.end_before_exec,
         )  # fmt: skip
         reexec = Reexec(parts)
         self._loop.on_hangup = reexec.on_hangup
@@ -255,7 +260,7 @@ class Service:
             ],
             "devices": dict(Counter(device.phase for device in devices)),
             "takeovers": sum(device.record.row.takeovers for device in devices),
-            "state_failure": self._database.failure,
+            **state_report(self._database),
             **self._overview.for_status(),
         }
 

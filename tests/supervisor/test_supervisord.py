@@ -244,6 +244,21 @@ def test_a_supervisor_that_stops_ends_its_listeners_and_no_worker(idle: FakeServ
     assert is_alive(worker)
 
 
+def test_a_reexec_leaves_one_listener_and_no_zombie(idle: FakeService) -> None:
+    path = idle.root / "events"
+    idle.start(*listener(path, "OBDSUP"))
+    idle.wait_for_standby()
+    name = Path(sys.executable).name
+    before = Rpc(idle).call("supervisor.getProcessInfo", name)["pid"]
+    started = idle.client.call("status")["started"]
+    idle.client.call("reexec")
+    eventually(lambda: idle.client.call("status")["started"] != started, 30)
+    idle.create("a")
+    eventually(lambda: of_kind(path, "OBDSUP_DEVICE", "event:device.online device:a"), 20)
+    assert Rpc(idle).call("supervisor.getProcessInfo", name)["pid"] != before
+    assert not Path(f"/proc/{before}").exists()
+
+
 def test_superlance_mails_of_a_killed_worker(idle: FakeService) -> None:
     """crashmail as it comes: a worker that is killed is a process that exited unexpectedly."""
     mail = idle.root / "mail"
