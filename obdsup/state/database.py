@@ -22,6 +22,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from obdsup.errors import StateError
+from obdsup.state import tables
 from obdsup.state.disk import Disk, Write, is_damage
 from obdsup.state.migrations import SCHEMA_VERSION
 from obdsup.state.mirror import Mirror
@@ -58,6 +59,9 @@ class Database:
         # Called in the writer's thread when the file was made anew; must not block.
         self.on_rebuilt: Callable[[Rebuilt], None] = lambda rebuilt: None
         self.last_rebuilt: Rebuilt | None = None
+        # Whether the rows are of the boot that runs, by what is in the file or beside the journals:
+        # a fact lost from the file must not make devices in use look like those of an earlier boot.
+        self.is_same_boot = True
         self._copies = copies
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # of the mirror and of the disk's reader
@@ -144,7 +148,14 @@ class Database:
             read_what_is_left(self.path, copies, self._mirror, rebuilt)
         before = {copy.name: copy.revision for copy in copies.load()}
         merge_copies(copies, self._mirror, rebuilt)
-        self._copy_all(before)
+        self._copied_revision = self._mirror.revision
+        self._copied_names = self._mirror.device_names()
+        known = self._mirror.read(tables.meta)
+        assert isinstance(known, dict)
+        known_boot = known.get("boot_id", copies.boot_id)
+        self.is_same_boot = bool(before) or known_boot == copies.boot_id
+        if self.is_same_boot:
+            self._copy_all(before)
         if reason and is_damaged:
             self._replace_file(rebuilt)
         elif reason:
@@ -160,8 +171,6 @@ class Database:
                 self._copies.put(copy)
         for name in before:
             self._copies.remove(name)
-        self._copied_revision = self._mirror.revision
-        self._copied_names = self._mirror.device_names()
 
     def _unusable(self, error: Exception) -> StateError:
         return StateError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +26,7 @@ class Rebuilt:
     devices: list[str] = field(default_factory=list)  # whose rows were found
     source: str = ""  # where they came from
     kept: str = ""  # path of the damaged file
+    at: float = field(default_factory=time.time)  # Unix time, seconds
 
     def add(self, source: str, names: list[str]) -> None:
         """Notes where rows came from."""

@@ -41,7 +41,7 @@ class RowCopies:
 
     def __init__(self, folder: Path, boot_id: str) -> None:
         self.folder = folder
-        self._boot_id = boot_id
+        self.boot_id = boot_id
 
     @property
     def scratch(self) -> Path:
@@ -58,7 +58,7 @@ class RowCopies:
         path = self.folder / copy.name / FILE_NAME
         draft = path.with_suffix(".new")
         body: dict[str, object] = {
-            "format": FORMAT, "boot_id": self._boot_id, "revision": copy.revision,
+            "format": FORMAT, "boot_id": self.boot_id, "revision": copy.revision,
             "row": copy.columns,
         }  # fmt: skip
         body["crc"] = _crc(body)
@@ -84,7 +84,7 @@ class RowCopies:
         try:
             body = json.loads(path.read_text())
             crc = body.pop("crc")
-            if crc != _crc(body) or body["format"] != FORMAT or body["boot_id"] != self._boot_id:
+            if crc != _crc(body) or body["format"] != FORMAT or body["boot_id"] != self.boot_id:
                 return None
             copy = RowCopy(str(body["row"]["name"]), int(body["revision"]), dict(body["row"]))
         except (OSError, ValueError, TypeError, KeyError, AttributeError):

@@ -30,12 +30,7 @@ from obdsup.supervisor.held_fds import HeldFds
 from obdsup.supervisor.metrics_server import MetricsServer
 from obdsup.supervisor.overview import Overview
 from obdsup.supervisor.provider import ProviderChoice, Providers
-from obdsup.supervisor.rebuild import (
-    is_of_this_boot,
-    open_database,
-    report_rebuilds,
-    state_report,
-)
+from obdsup.supervisor.rebuild import open_database, report_rebuilds, state_report
 from obdsup.supervisor.reexec import CHANGING, Reexec, ReexecParts, reap_the_dead
 from obdsup.supervisor.rollout_operations import RolloutOperations
 from obdsup.supervisor.serving import ServingContext
@@ -134,7 +129,7 @@ class Service:
 
     def run(self) -> int:
         """Recovers, serves requests, returns the exit code."""
-        is_same_boot = is_of_this_boot(self._database, self._settings, self._boot_id)
+        is_same_boot = self._database.is_same_boot
         context = ServingContext(
             self._settings, self._events, self._fleet, self._boot_id, self._held
         )
