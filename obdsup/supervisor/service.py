@@ -35,6 +35,7 @@ from obdsup.supervisor.reexec import CHANGING, Reexec, ReexecParts, reap_the_dea
 from obdsup.supervisor.rollout_operations import RolloutOperations
 from obdsup.supervisor.serving import ServingContext
 from obdsup.supervisor.settings import Settings
+from obdsup.supervisor.spreading import Spreading
 from obdsup.supervisor.systemd import Systemd
 from obdsup.supervisor.tally import Tally
 
@@ -167,6 +168,7 @@ class Service:
             self._rollouts.resume()
             self._fleet.replenish_soon()
             self._hangs.start()
+            Spreading(self._events, self._fleet, self._devices).start()
             self._choose_provider()
             if self._choice.name == "tcmu":
                 self._foreign.listen()

@@ -43,7 +43,7 @@ __all__ = ["Loop"]
 FOLLOW_INTERVAL_S = 0.1
 HEALTH_INTERVAL_S = 1.0
 DRAIN_AT_EXIT_MS = 10_000
-MAX_CONNECTIONS = 32
+MAX_CONNECTIONS = 128
 THREAD_STACK_BYTES = 512 * 1024
 
 
@@ -230,6 +230,9 @@ class Loop:
         elif request.op == "stop":
             self._stop()
             connection.answer(request.number, {})
+        elif request.of_others:
+            self._forget_others()
+            connection.answer(request.number, {})
         elif request.op == "serve" and self._exit_deadline_s is not None:
             raise WorkerLost(f"worker {self._id} is stopping", hint="ask another one")
         else:
@@ -297,6 +300,12 @@ class Loop:
                     f"worker {self._id} serves {device.name}", hint="drain it first", code="SERVING"
                 )
         self._exit_code = 0
+
+    def _forget_others(self) -> None:
+        """Closes the images of all devices that are not served here, in the background."""
+        for device in list(self._devices.values()):
+            if device.state in (State.WARM, State.OPENING):
+                self._ask(None, requests.parse(Packet({"op": "forget", "device": device.name})))
 
     def _ask(self, owner: object, request: Request) -> None:
         """A request that changes a device."""

@@ -108,7 +108,8 @@ class Request:
     """One checked request. ``packet`` owns the fds that came with it until they are taken out."""
 
     __slots__ = (
-        "config", "device", "image", "is_last", "number", "op", "packet", "serve", "timeout_ms",
+        "config", "device", "image", "is_last", "number", "of_others", "op", "packet", "serve",
+        "timeout_ms",
     )  # fmt: skip
 
     def __init__(self, packet: Packet) -> None:
@@ -121,10 +122,12 @@ class Request:
         self.serve: ServeOrder | None = None
         self.timeout_ms = 0
         self.is_last = False
+        self.of_others = self.op == "forget" and _flag(body, "others")
         self.config = _path(body.get("config"), "config") if self.op == "read_config" else ""
         if self.op not in _OPS:
             raise ControlError(f"unknown operation {self.op!r}: expected one of {sorted(_OPS)}")
-        if self.op in _DEVICE_OPS or (self.op in _OPTIONAL_DEVICE_OPS and "device" in body):
+        is_named = self.op in _DEVICE_OPS and not self.of_others
+        if is_named or (self.op in _OPTIONAL_DEVICE_OPS and "device" in body):
             self.device = _name(body)
         if self.op in ("prewarm", "serve"):
             self.image = _image(body, may_be_config=self.op == "prewarm")

@@ -105,3 +105,13 @@ def test_drain_says_whether_anybody_takes_over(is_last: bool) -> None:
     assert not parse(packet(asked)).is_last
     with pytest.raises(ConfigError):
         parse(packet({**asked, "is_last": 1}))
+
+
+def test_forget_names_a_device_or_all_others() -> None:
+    assert parse(packet({"op": "forget", "device": "a"}, 0)).device == "a"
+    assert parse(packet({"op": "forget", "others": True}, 0)).of_others
+    assert not parse(packet({"op": "forget", "device": "a"}, 0)).of_others
+    with pytest.raises(ConfigError):
+        parse(packet({"op": "forget"}, 0))
+    with pytest.raises(ConfigError):
+        parse(packet({"op": "forget", "others": 1}, 0))
