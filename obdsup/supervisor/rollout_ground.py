@@ -24,6 +24,7 @@ from obdsup.supervisor.device_machine import DeviceState
 from obdsup.supervisor.devices import Devices
 from obdsup.supervisor.fleet import Fleet
 from obdsup.supervisor.release import Release, find_release, full_path, short_path
+from obdsup.supervisor.ring_view import read_head
 from obdsup.supervisor.rollout_watch import Meter, Summary, judge
 from obdsup.supervisor.service_machine import ServiceState
 from obdsup.supervisor.settings import Settings
@@ -33,9 +34,9 @@ from obdsup.supervisor.worker_machine import WorkerState
 __all__ = ["Mark", "RolloutGround"]
 
 TICK_S = 0.1
-BASELINE_S = 2.0  # of watching how devices do before any moves
+BASELINE_S = 2.0  # of watching how devices do before any moves; less when the watch is shorter
 START_DEATHS_MAX = 3  # of workers of the new release that never got ready
-STANDBYS_MAX = 8  # of the new release at once
+STANDBYS_MAX = 4  # of the new release at once
 MOVE_PATIENCE_S = 60.0  # for a device with another operation under way, and for each going back
 MOVE_TRIES = 2
 RETRY_S = 0.2
@@ -123,13 +124,15 @@ class RolloutGround:
         except ConfigError as error:
             return str(error)
         most = int(max(row.options["canary"], row.options["batch"]))
-        self._fleet.want_standbys(target, max(1, min(most, STANDBYS_MAX)))
+        count = min(most, len(self._devices.all()), STANDBYS_MAX)
+        self._fleet.want_standbys(target, max(count, 1))
         return ""
 
     def prepare(self, row: RolloutRow) -> str:
         """Standbys of the new release are warm and can open the images; devices are measured."""
         assert self._target is not None
         target, begun_s = self._target, time.monotonic()
+        baseline_s = min(BASELINE_S, row.options["watch_s"])
         while not self._is_aborted():
             self._sample()
             waited_s = time.monotonic() - begun_s
@@ -138,7 +141,7 @@ class RolloutGround:
                 return problem
             if waited_s > self._settings.start_timeout_s:
                 return f"no worker of it got ready in {self._settings.start_timeout_s} s"
-            if waited_s >= BASELINE_S and self._fleet.standbys_ready(target):
+            if waited_s >= baseline_s and self._fleet.standbys_ready(target):
                 return self._try_images(target)
             time.sleep(TICK_S)
         return ""
@@ -334,9 +337,15 @@ class RolloutGround:
     def _sample(self) -> None:
         now = time.monotonic()
         for device in self._devices.all():
-            if device.serving.state is ServiceState.SERVED:
+            serving = device.serving
+            if serving.state is ServiceState.SERVED:
+                counters = serving.journal.counters()
+                has_work = counters.in_flight > 0
+                if not has_work and serving.ring is not None:
+                    head = read_head(serving.ring)
+                    has_work = head is not None and head != serving.journal.next_position()[1]
                 meter = self._meters.setdefault(device.record.name, Meter())
-                meter.add(now, device.serving.journal.counters())
+                meter.add(now, counters, has_work=has_work)
 
     def _look(self, row: RolloutRow) -> str:
         problem = "".join(self._deaths) or self._start_problem()
@@ -368,7 +377,9 @@ class RolloutGround:
         target = self._target
         if target is None or worker.release_path != target.path:
             return
-        if worker.device and death.cause is not Cause.EXITED:
+        if death.cause is Cause.EXITED:
+            return
+        if worker.device:
             self._deaths.append(f"device {worker.device}: worker {worker.id} {death}")
-        elif not worker.device and death.cause is not Cause.EXITED:
+        elif death.cause is not Cause.UNKNOWN:  # adopted: it may have been told to stop
             self._failed_starts[str(death)] += 1
