@@ -17,7 +17,8 @@ struct obd_pool {
 	pthread_cond_t ended;
 	uint32_t threads_max;
 	uint32_t threads;
-	uint32_t idle;
+	uint32_t idle;	 /* waiting for work, or called and not awake yet */
+	uint32_t queued; /* tasks that no thread has taken */
 	uint32_t lane_cnt;
 	struct obd_lane *lanes; /* the one whose turn it is next comes first */
 	struct obd_task *finished_first;
@@ -129,6 +130,7 @@ static struct obd_task *take_task(struct obd_pool *pool)
 		lane->last = NULL;
 	task->next = NULL;
 	lane->running++;
+	pool->queued--;
 	unlink_lane(pool, lane);
 	last = find_lane(pool, NULL);
 	*last = lane;
@@ -220,7 +222,11 @@ void obd_pool_submit(struct obd_pool *pool, struct obd_lane *lane, struct obd_ta
 	else
 		lane->first = task;
 	lane->last = task;
-	if (!pool->idle && pool->threads < pool->threads_max)
+	pool->queued++;
+	/* Each idle thread takes one task: who is called may still be asleep when the next comes.
+	 */
+	if (pool->queued > pool->idle && lane->running < lane_limit(pool) &&
+	    pool->threads < pool->threads_max)
 		start_thread(pool);
 	if (!pool->threads)
 		own = take_task(pool);
