@@ -26,6 +26,7 @@ from obdsup.supervisor.event_log import EventLog
 from obdsup.supervisor.fleet import Fleet, FleetHooks
 from obdsup.supervisor.foreign import Foreign
 from obdsup.supervisor.hang_watch import HangWatch
+from obdsup.supervisor.health import Health
 from obdsup.supervisor.held_fds import HeldFds
 from obdsup.supervisor.metrics_server import MetricsServer
 from obdsup.supervisor.overview import Overview
@@ -119,6 +120,7 @@ class Service:
         self._foreign = Foreign(self._devices, self._providers)
         self._metrics = MetricsServer(settings.metrics, settings.run_dir, self._overview)
         self._choice = ProviderChoice(settings.provider, "not yet chosen")
+        self._health = Health(self._database, self._hangs.health)
         self._systemd = Systemd()
         self._is_ready = threading.Event()
         self._reexec = self._make_reexec()
@@ -162,6 +164,7 @@ class Service:
             Adoption(
                 self._settings, self._database, self._events, self._loop, self._fleet, self._devices
             ).run(is_same_boot=is_same_boot)
+            self._held.drop_rest()  # of devices that are no more
             self._database.later(
                 tables.put_meta({"boot_id": self._boot_id, "release": obdsup.__version__})
             )
@@ -208,7 +211,7 @@ class Service:
             self._devices.checkpoint()
             self._fleet.replenish_soon()
             self._fleet.trim()
-        self._systemd.alive()
+        self._systemd.alive(self._health.problem() if self._is_ready.is_set() else "")
 
     # -- operations, each in the thread of its connection ------------------------------------------
     def _operations(self) -> dict[str, Operation]:
