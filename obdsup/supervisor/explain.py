@@ -40,6 +40,10 @@ LIFE: dict[str, Text] = {
         "end what the reason names, then `obdsup device remove {name}` again",
     ),
     "gone": Text("it is removed"),
+    "restoring": Text(
+        "it is of an earlier boot of the host and is being made again, until it is there",
+        "remove the cause the reason names, or give it up with `obdsup device remove {name}`",
+    ),
 }
 SERVICE: dict[str, Text] = {
     "unserved": Text("no worker serves it yet"),
@@ -64,6 +68,27 @@ SERVICE: dict[str, Text] = {
     "draining": Text("its worker completes what is in flight and lets go"),
     "released": Text("nobody serves it any more, on purpose"),
 }
+
+
+# What watchers reported, by event.
+_SEEN: dict[str, Text] = {
+    "device.hung": Text(
+        "a worker hung while it served it: it was killed, another took over",
+        "if it comes again, report the worker's log: a hang is a bug",
+    ),
+    "device.slow": Text(
+        "its storage answered slowly: commands waited for it, the worker did not hang",
+        "look at the disk, network file system or registry its image is on",
+    ),
+    "worker.oom": Text(
+        "a worker that served it was killed for want of memory",
+        "give its workers more memory, or the host fewer devices",
+    ),
+}
+_STARVED = Text(
+    "its worker got too little processor time, it did not hang",
+    "look for what else runs on this host",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,25 +174,25 @@ def _quarantine(facts: DeviceFacts, made: Explanation) -> None:
 
 def _seen(facts: DeviceFacts, made: Explanation) -> None:
     """What watchers reported of late."""
-    names = {row.name for row in facts.events}
-    if "device.hung" in names:
-        made.why.append("a worker hung while serving it: it was killed and another took over")
-        made.to_do.append("if it comes again, report the worker's log: a hang is a bug")
-    if "device.slow" in names:
-        made.why.append(
-            "its storage answered slowly: reads of its layers waited, the worker did not hang"
-        )
-        made.to_do.append("look at the disk, network file system or registry its image is on")
-    if "worker.oom" in names:
-        made.why.append("a worker that served it was killed for want of memory")
-        made.to_do.append("give its workers more memory, or the host fewer devices")
-    if facts.foreign_resets or "ring.reset_by_others" in names:
+    last = {row.name: row for row in facts.events}
+    for name, (text, to_do) in _SEEN.items():
+        if name == "device.slow" and last.get(name) and _is_starved(last[name]):
+            text, to_do = _STARVED
+        if name in last:
+            reason = last[name].fields.get("reason")
+            made.why.append(f"{_clock(last[name].ts)}: {text}" + (f" ({reason})" if reason else ""))
+            made.to_do.append(to_do)
+    if facts.foreign_resets or "ring.reset_by_others" in last:
         made.why.append("another daemon reset its ring; it went on from there")
         made.to_do.append("stop overlaybd-tcmu, or whoever else serves rings on this host")
     elif facts.resets:
         made.why.append(
             f"its ring was reset {facts.resets} time(s): the journal could not be trusted"
         )
+
+
+def _is_starved(row: EventRow) -> bool:
+    return row.fields.get("verdict") == "starved"
 
 
 def _errors(facts: DeviceFacts, made: Explanation) -> None:
