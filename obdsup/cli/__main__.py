@@ -22,7 +22,10 @@ EPILOG = """examples:
   obdsup doctor                                   what this host offers and lacks
   obdsup supervisor                               run the supervisor in the foreground
   obdsup device create web --image /images/web/config.v1.json --writable --size 64G
-  obdsup device list
+  obdsup status                                   how it is, what is wrong, what to do
+  obdsup top                                      devices under load, live
+  obdsup events --follow                          what happens
+  obdsup device explain web                       why a device is in its state
   obdsup image info /images/web/config.v1.json    files, without a supervisor
 
 Exit codes: 0 done, 2 wrong usage, 10 to 21 one per kind of error (README), 130 interrupted.

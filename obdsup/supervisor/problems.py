@@ -82,7 +82,7 @@ def _of_rollout(rollout: RolloutRow | None) -> list[Problem]:
         to_do = "find out why, then `obdsup upgrade --to` again; the devices are as they were"
         return [Problem(f"the rollout to {target} was rolled back{reason}", to_do)]
     if rollout.state == "failed":
-        to_do = "`obdsup upgrade --abort` tries again to take the devices back"
+        to_do = "`obdsup upgrade abort` tries again to take the devices back"
         return [Problem(f"the rollout to {target} got stuck{reason}", to_do)]
     return []
 
