@@ -3,6 +3,7 @@
 Every row is measured under a load whose every read is checked; a wrong answer, an error or a lost
 command makes the run fail. Times in milliseconds: SIGKILL to the first completion by the successor
 (its journal's clock), hand-overs and supervisor deaths as ringd's longest gap between completions.
+With --only: "one" device, a "fleet" of many, or "hangs".
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ from typing import Any
 from chaos.rig.kills import Kind
 from chaos.rig.latency import summarize
 from chaos.rig.problem import REPO, RigError, say
+from chaos.stall import fleet_figures
+from chaos.stall.fleet_rig import FleetRig
+from chaos.stall.hang_figures import HANGS, hangs
 from chaos.stall.rig import LoadRig
 
 MIXED_LOAD = "--qd 8 --read-percent 70 --max-sectors 16 --flush-percent 0"
 # a process dies only when its fdatasync returns: with flushes the disk is in the figure
 FLUSH_LOAD = "--qd 8 --read-percent 90 --max-sectors 16 --flush-percent 1"
 READ_LOAD = "--qd 8 --read-percent 100 --discard-percent 0 --flush-percent 0 --max-sectors 16"
+FLEET_LOAD = "--qd 1 --iops 20 --max-sectors 8 --flush-percent 0"
 PERIOD_S = 0.2  # more than 60 deaths of one device in 10 s would meet the supervisor's back-off
 HISTORIES = (0, 60_000, 180_000)
 Row = dict[str, Any]
@@ -36,7 +41,7 @@ def main(arguments: list[str]) -> int:
     try:
         for row in _measure(options):
             rows.append(row)
-            say(_line(row))
+            say(_line(row) if "stall_ms" in row else json.dumps(row))
     except RigError as error:
         say(f"stall: FAILED: {error}")
         return 1
@@ -47,6 +52,26 @@ def main(arguments: list[str]) -> int:
 
 
 def _measure(options: argparse.Namespace) -> Iterator[Row]:
+    if options.only in ("", "one"):
+        yield from _one_device(options)
+    if options.only in ("", "fleet") and options.fleet:
+        yield from _fleet(options)
+    if options.only in ("", "hangs") and options.hangs:
+        for kind in HANGS:
+            yield hangs(kind, options.hangs, options.hang_limit, options.seed)
+
+
+def _fleet(options: argparse.Namespace) -> Iterator[Row]:
+    with FleetRig(options.fleet, FLEET_LOAD) as rig:
+        begin = {"devices": options.fleet}
+        yield {**begin, "what": "processor", **fleet_figures.watch_share(rig)}
+        yield {**begin, "what": "supervisor started", **fleet_figures.adoptions(rig, 5)}
+        yield {**begin, "what": "all workers killed", **fleet_figures.all_killed(rig, 5)}
+        yield {**begin, "what": "supervisor's memory", **fleet_figures.memory_mib(rig)}
+    yield {**begin, "what": "checked", "commands": rig.commands}
+
+
+def _one_device(options: argparse.Namespace) -> Iterator[Row]:
     yield _kills(options, Kind.WORKER, options.kills, 0, MIXED_LOAD)
     yield _kills(options, Kind.WORKER, options.history_kills, 0, FLUSH_LOAD)
     for history in HISTORIES:
@@ -141,6 +166,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--handovers", type=int, default=30, help="hand-overs per prior-writes row")
     add("--supervisor-kills", type=int, default=10)
     add("--both-kills", type=int, default=10)
+    add("--fleet", type=int, default=100, help="devices of the fleet; 0: none")
+    add("--hangs", type=int, default=10, help="hangs of each kind; 0: none")
+    add("--hang-limit", type=float, default=5.0)
+    add("--only", default="", choices=["one", "fleet", "hangs"])
     add("--seed", type=int, default=1)
     add("--json", type=Path, default=REPO / "out" / "stall.json")
     return parser

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -32,15 +33,29 @@ class LoadRig:
         load_options: of `obdsup-ringd load`, as on its command line.
         seed: of the prior writes' places.
         patience_s: bound of each step.
+        options: further ones of the supervisor.
+        python_path: as of Node.
+        environment: as of Node.
     """
 
     def __init__(
-        self, prior_writes: int, load_options: str, seed: int, patience_s: float = 60.0
+        self,
+        prior_writes: int,
+        load_options: str,
+        seed: int,
+        patience_s: float = 60.0,
+        *,
+        options: Sequence[str] = (),
+        python_path: Path | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._prior_writes = prior_writes
         self._load_options = load_options
         self._seed = seed
         self._patience_s = patience_s
+        self._options = tuple(options)
+        self._python_path = python_path
+        self._environment = environment
         self._stack = ExitStack()
         self.report: dict[str, Any] = {}
 
@@ -49,7 +64,10 @@ class LoadRig:
             prefix = f"obdsup-stall-{os.getpid()}-"
             run_dir = Path(tempfile.mkdtemp(prefix=prefix, dir="/dev/shm"))
             state_dir = Path(tempfile.mkdtemp(prefix=prefix, dir="/var/tmp"))
-            self.node = Node(run_dir, state_dir, "load", self._patience_s)
+            self.node = Node(
+                run_dir, state_dir, "load", self._patience_s, options=self._options,
+                python_path=self._python_path, environment=self._environment,
+            )  # fmt: skip
             self._stack.callback(self.node.clean_up)
             self.journal = DeviceJournal(run_dir, DEVICE)
             self.gaps = RingGaps(run_dir / "rings" / f"{DEVICE}.sock")
