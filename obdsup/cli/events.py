@@ -65,6 +65,8 @@ def _followed(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             yield row
         wanted.update(since=last, newest=0, wait_s=WAIT_S)
         try:
+            if is_lost:
+                last = wanted["since"] = _still_valid(args, last)
             rows = _client(args).call("events", **wanted)
             is_lost = False
         except ControlError as error:
@@ -72,6 +74,12 @@ def _followed(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 print(f"obdsup: {error.what}: waiting for it", file=sys.stderr)
             is_lost, rows = True, []
             time.sleep(RETRY_S)
+
+
+def _still_valid(args: argparse.Namespace, last: int) -> int:
+    """The number to go on from; 0 when state.db was made anew and counts from the beginning."""
+    newest = _client(args).call("events", newest=1)
+    return last if newest and newest[-1]["id"] >= last else 0
 
 
 def _client(args: argparse.Namespace) -> ControlClient:

@@ -23,6 +23,7 @@ from obdsup.supervisor.event_log import Event, EventLog
 __all__ = ["EventFeed", "event_json"]
 
 WAIT_LONGEST_S = 30.0
+GATHER_S = 0.05  # between two looks of a follower: each has state.db synced
 
 
 class EventFeed:
@@ -66,7 +67,9 @@ class EventFeed:
             if rows or left_s <= 0:
                 return [event_json(row) for row in rows]
             with self._changed:
-                self._changed.wait_for(lambda seen=seen: self._emitted > seen, left_s)  # type: ignore[misc]
+                is_told = self._changed.wait_for(lambda seen=seen: self._emitted > seen, left_s)  # type: ignore[misc]
+            if is_told:
+                time.sleep(GATHER_S)
 
 
 def event_json(row: EventRow) -> dict[str, object]:

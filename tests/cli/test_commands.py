@@ -230,3 +230,29 @@ def test_a_device_that_is_not_there(tmp_path: Path, fake: FakeMaker) -> None:
     fake({"device.show": [{"ok": False, "error": DeviceNotFound("no device web").to_json()}]})
     done = run(tmp_path, "device", "show", "web")
     assert (done.returncode, done.stdout) == (19, "")
+
+
+def test_a_follower_goes_on_when_the_supervisor_comes_back_with_a_new_state_db(
+    tmp_path: Path,
+) -> None:
+    def event(number: int, name: str) -> dict[str, Any]:
+        return {"id": number, "ts": 1.0, "event": name, "device": "web", "fields": {}}
+
+    first = FakeSupervisor(tmp_path / "run", {"events": [ok([event(900, "device.blocked")])]})
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "obdsup.cli", "--run-dir", str(tmp_path / "run")]
+    with out.open("wb") as file:
+        follower = subprocess.Popen(
+            [*command, "--json", "events", "--follow"], stdout=file, stderr=subprocess.PIPE
+        )
+    try:
+        eventually(lambda: "device.blocked" in out.read_text())
+        first.close()
+        (tmp_path / "run" / "obdsup.sock").unlink()
+        second = FakeSupervisor(tmp_path / "run", {"events": [ok([event(1, "state.rebuilt")])]})
+        eventually(lambda: "state.rebuilt" in out.read_text(), 20)
+        second.close()
+        assert any(request.get("since") == 0 for request in second.requests)
+    finally:
+        follower.kill()
+        follower.communicate()
