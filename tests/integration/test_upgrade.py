@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from chaos.rig import releases as rig
+from chaos.rig.faultfs import FaultFs
 from tests.conftest import REPO, eventually
 from tests.integration.service import CommandFailed, Service, is_alive
 from tests.integration.test_supervisor import commands_go_on, create, verified
@@ -79,6 +80,18 @@ def devices(service: Service, image: Path) -> tuple[str, ...]:
         create(service, image, name)
         commands_go_on(service, name)
     return DEVICES
+
+
+def make_layer(service: Service, folder: Path) -> Path:
+    """A compressed layer of a random disk, and device "a" that reads it under load."""
+    words = random.Random(7)
+    raw, layer, config = folder / "disk.raw", folder / "good.obd", folder / "config.v1.json"
+    raw.write_bytes(b"".join(words.randbytes(16) * 256 for _ in range(512)))
+    service.call("image", "import", str(raw), "-o", str(layer), "--zfile", "lz4")
+    config.write_text(json.dumps({"lowers": [{"file": str(layer)}]}))
+    service.call("device", "create", "a", "--image", str(config))
+    commands_go_on(service)
+    return layer
 
 
 def upgrade(service: Service, to: Path, *options: str) -> Any:
@@ -173,18 +186,11 @@ def test_a_release_that_finds_another_size_moves_nothing(
 def test_a_release_that_can_not_read_what_the_old_one_reads_is_rolled_back(
     service: Service, tmp_path: Path
 ) -> None:
-    words = random.Random(7)
-    raw = tmp_path / "disk.raw"
-    raw.write_bytes(b"".join(words.randbytes(16) * 256 for _ in range(512)))
-    layer, spoiled = tmp_path / "good.obd", tmp_path / "evil.obd"
-    service.call("image", "import", str(raw), "-o", str(layer), "--zfile", "lz4")
+    layer, spoiled = make_layer(service, tmp_path), tmp_path / "evil.obd"
     data = bytearray(layer.read_bytes())
     for offset in range(len(data) // 4, len(data) // 2):
         data[offset] ^= 0xFF
     spoiled.write_bytes(data)
-    config = tmp_path / "config.v1.json"
-    config.write_text(json.dumps({"lowers": [{"file": str(layer)}]}))
-    service.call("device", "create", "a", "--image", str(config))
     code = READS_ANOTHER_FILE.format(old=str(layer), new=str(spoiled))
     bad = make_release(service.root / "bad", "0.2.0", {"worker/device.py": code})
     assert "medium error" in rolled_back(service, bad, "--watch", "5s")
@@ -242,23 +248,17 @@ def test_a_release_that_hangs_is_rolled_back(
     all_is_well(service, devices)
 
 
-def test_a_release_that_is_slow_is_rolled_back(
-    service: Service,
-    devices: tuple[str, ...],
-    meddle: Callable[[str, Callable[[int], object]], None],
-) -> None:
-    def slow_down(pid: int) -> None:
-        """It hardly runs, and never stands still for long enough to be taken for a hang."""
-        for _ in range(5):
-            signal_if_alive(pid, signal.SIGSTOP)
-            threading.Event().wait(1.0)
-            signal_if_alive(pid, signal.SIGCONT)
-            threading.Event().wait(0.02)
-
-    new = make_release(service.root / "new", "0.2.0")
-    meddle("0.2.0", slow_down)
-    assert "mean " in rolled_back(service, new, "--watch", "60s")
-    all_is_well(service, devices)
+@pytest.mark.host
+def test_a_release_that_is_slow_is_rolled_back(service: Service, tmp_path: Path) -> None:
+    layer = make_layer(service, tmp_path)
+    with FaultFs(tmp_path, service.root / "slow") as slow:
+        code = READS_ANOTHER_FILE.format(old=str(layer), new=str(slow.mount_point / layer.name))
+        new = make_release(service.root / "new", "0.2.0", {"worker/device.py": code})
+        slow.delay(layer.name, 300)
+        assert "the mean latency went from" in rolled_back(service, new, "--watch", "60s")
+        commands_go_on(service)
+        assert releases(service) == {OWN}
+        service.call("device", "remove", "a")
 
 
 def test_a_supervisor_killed_in_the_watch_goes_on_with_it(
