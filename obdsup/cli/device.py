@@ -46,6 +46,9 @@ def create(args: argparse.Namespace) -> int:
             hint="a read-only device has the size of its image",
         )
     size_bytes = parse_device_size(args.size) if args.size is not None else None
+    memory_max = None
+    if args.memory_max is not None:
+        memory_max = parse_device_size(args.memory_max, "--memory-max")
     made = client(args).call(
         "device.create",
         name=args.name,
@@ -53,6 +56,9 @@ def create(args: argparse.Namespace) -> int:
         writable=args.writable,
         size_bytes=size_bytes,
         provider=args.provider,
+        restore=args.restore,
+        devices_per_worker=args.devices_per_worker,
+        memory_max=memory_max,
         on_progress=_progress(args),
     )
     if args.json:
@@ -144,6 +150,12 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         choices=["auto", "tcmu", "fuse", "load"],
         help="who makes the ring (what the supervisor was started with)",
     )
+    new.add_argument("--restore", action="store_true", help="made again after a boot of the host")
+    new.add_argument(
+        "--devices-per-worker", type=int, metavar="N",
+        help="its worker may serve N devices of this kind (1)",
+    )  # fmt: skip
+    new.add_argument("--memory-max", metavar="SIZE", help="of its worker, e.g. 256M (no limit)")
     new.set_defaults(run=create)
     explain.add_action(actions, common)
     actions.add_parser("list", parents=[common], help="all devices").set_defaults(run=list_all)

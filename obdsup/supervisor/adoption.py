@@ -21,15 +21,17 @@ from obdsup.errors import ObdError, WorkerLost
 from obdsup.state import process as processes
 from obdsup.state import tables
 from obdsup.state.database import Database
-from obdsup.state.device import DeviceRow, WorkerRow
+from obdsup.state.device import WorkerRow
 from obdsup.state.messages import Packet
 from obdsup.state.process import ProcessIdentity
 from obdsup.supervisor.device import Device
+from obdsup.supervisor.device_machine import DeviceState
 from obdsup.supervisor.devices import Devices
 from obdsup.supervisor.embedding import EmbeddedSupervisor
 from obdsup.supervisor.event_log import EventLog
 from obdsup.supervisor.fleet import Fleet
 from obdsup.supervisor.provider.base import RingHandle
+from obdsup.supervisor.restore import begin_boot, restore
 from obdsup.supervisor.settings import Settings
 from obdsup.supervisor.worker import Worker
 from obdsup.supervisor.worker_link import WorkerLink
@@ -60,8 +62,10 @@ class Adoption:
         loop: EmbeddedSupervisor,
         fleet: Fleet,
         devices: Devices,
+        boot_id: str,
     ) -> None:
         self._settings = settings
+        self._boot_id = boot_id
         self._database = database
         self._events = events
         self._loop = loop
@@ -71,10 +75,12 @@ class Adoption:
         self._open: dict[str, Device] = {}  # devices not yet settled
 
     def run(self, *, is_same_boot: bool) -> None:
-        """Settles every device of state.db; returns when each has a server or tries for one."""
+        """Settles every device of state.db; returns when each has a server or tries for one.
+
+        Devices of an earlier boot are made again, where they are marked for it, or forgotten.
+        """
         if not is_same_boot:
-            self._void_all()
-            return
+            begin_boot(self._settings, self._database, self._boot_id, self._devices.void)
         living = self._find_living()
         loaded = self._devices.load()
         self._open = {device.record.name: device for device in loaded}
@@ -91,7 +97,10 @@ class Adoption:
         for device in list(self._open.values()):
             self._orphan(device, "no living worker serves it")
         for device in loaded:
-            self._devices.resume(device)
+            if device.state is DeviceState.RESTORING:
+                restore(device, self._events, self._devices.prewarm)
+            else:
+                self._devices.resume(device)
 
     # -- who lives -----------------------------------------------------------------------------
     def _find_living(self) -> list[_Living]:
@@ -247,16 +256,6 @@ class Adoption:
                 return
         if device.record.row.generation > 0:
             device.serving.orphaned(cause)
-
-    def _void_all(self) -> None:
-        rows: list[DeviceRow] = self._database.read(tables.load_devices)  # type: ignore[assignment]
-        for row in rows:
-            self._devices.void(row)
-        workers: list[WorkerRow] = self._database.read(tables.load_workers)  # type: ignore[assignment]
-        for worker in workers:
-            self._database.later(tables.delete_worker(worker.id))
-        for path in self._settings.workers_dir.glob("*.sock"):
-            path.unlink(missing_ok=True)
 
 
 def _draining(rows: list[dict[str, object]]) -> list[object]:

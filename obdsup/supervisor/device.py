@@ -34,6 +34,9 @@ _SERVICE_PHASES = {
 }
 
 
+_REMOVABLE = (_S.ONLINE, _S.FAILED, _S.RESTORING)
+
+
 class Device:
     """Carries out device_machine's actions; one operation at a time."""
 
@@ -105,7 +108,7 @@ class Device:
             self._busy.release()
 
     def _run(self, event: DeviceEvent) -> None:
-        if event is _E.REMOVE_ASKED and self.state not in (_S.ONLINE, _S.FAILED):
+        if event is _E.REMOVE_ASKED and self.state not in _REMOVABLE:
             raise StateError(f"device {self.record.name} is {self.state.value}: not now")
         failure: ObdError | None = None
         following: DeviceEvent | None = event
@@ -144,6 +147,11 @@ class Device:
         row = self.record.row
         folder = self._settings.device_state_dir(row.name) / "upper"
         if row.upper_data is not None and Path(row.upper_data).parent == folder:
+            if self.state is _S.RESTORING and not folder.exists():
+                raise StateError(
+                    f"the writable layer {folder} of device {row.name} is gone",
+                    hint="bring it back, or remove the device",
+                )
             make_upper(self._settings.image_command, folder, row.size_bytes)
         ids = self.provider.create(
             DeviceGeometry(row.name, row.uuid, row.size_bytes, not row.is_writable, row.image)

@@ -30,6 +30,12 @@ action is idempotent. Transitions:
     DRAINED --RESUMED--> DRAINED: destroy
     FAILED --REMOVE_ASKED--> ROLLING_BACK: persist, retract
     FAILED --RESUMED--> FAILED: -
+    RESTORING --RESUMED--> RESTORING: make_ring
+    RESTORING --RING_MADE--> RESTORING: persist, serve
+    RESTORING --SERVED--> RESTORING: persist, publish
+    RESTORING --PUBLISHED--> ONLINE: settle
+    RESTORING --STEP_FAILED--> RESTORING: settle
+    RESTORING --REMOVE_ASKED--> ROLLING_BACK: persist, retract
 """
 
 from __future__ import annotations
@@ -54,6 +60,7 @@ class DeviceState(Enum):
     DRAINED = "drained"  # nobody serves it any more
     FAILED = "failed"  # a removal got stuck; remove again
     GONE = "gone"
+    RESTORING = "restoring"  # of an earlier boot: made again until it is there, never taken back
 
 
 class DeviceEvent(Enum):
@@ -116,14 +123,21 @@ TRANSITIONS: dict[tuple[DeviceState, DeviceEvent], Next] = {
     (_S.DRAINED, _E.RESUMED): Next(_S.DRAINED, (_A.DESTROY,)),
     (_S.FAILED, _E.REMOVE_ASKED): Next(_S.ROLLING_BACK, (_A.PERSIST, _A.RETRACT)),
     (_S.FAILED, _E.RESUMED): Next(_S.FAILED, ()),
+    (_S.RESTORING, _E.RESUMED): Next(_S.RESTORING, (_A.MAKE_RING,)),
+    (_S.RESTORING, _E.RING_MADE): Next(_S.RESTORING, (_A.PERSIST, _A.SERVE)),
+    (_S.RESTORING, _E.SERVED): Next(_S.RESTORING, (_A.PERSIST, _A.PUBLISH)),
+    (_S.RESTORING, _E.PUBLISHED): Next(_S.ONLINE, (_A.SETTLE,)),
+    (_S.RESTORING, _E.STEP_FAILED): Next(_S.RESTORING, (_A.SETTLE,)),
+    (_S.RESTORING, _E.REMOVE_ASKED): _BACK,
 }
 
 _LEGAL_ONLY_WHILE: dict[DeviceEvent, frozenset[DeviceState]] = {
     _E.STARTED: frozenset({_S.PLANNED}),
-    _E.RING_MADE: frozenset({_S.PLANNED}),
-    _E.SERVED: frozenset({_S.RING_MADE}),
-    _E.PUBLISHED: frozenset({_S.SERVING}),
-    _E.REMOVE_ASKED: frozenset({_S.ONLINE, _S.FAILED}),  # else an operation is under way
+    _E.RING_MADE: frozenset({_S.PLANNED, _S.RESTORING}),
+    _E.SERVED: frozenset({_S.RING_MADE, _S.RESTORING}),
+    _E.PUBLISHED: frozenset({_S.SERVING, _S.RESTORING}),
+    # else an operation is under way
+    _E.REMOVE_ASKED: frozenset({_S.ONLINE, _S.FAILED, _S.RESTORING}),
     _E.RETRACTED: frozenset({_S.ROLLING_BACK, _S.RETRACTING}),
     _E.DRAINED: frozenset({_S.RETRACTED}),
     _E.DESTROYED: frozenset({_S.DRAINED}),

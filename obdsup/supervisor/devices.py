@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from obdsup.errors import AlreadyServed, ConfigError, DeviceNotFound, ObdError
 from obdsup.state import tables
 from obdsup.state.database import Database
-from obdsup.state.device import DeviceRow, check_name
+from obdsup.state.device import DeviceOptions, DeviceRow, check_name
 from obdsup.supervisor.device import Device, Progress
 from obdsup.supervisor.device_machine import DeviceEvent, DeviceState
 from obdsup.supervisor.image_files import ImageFiles
@@ -113,6 +113,7 @@ class Devices:
         size_bytes: object,
         provider: object,
         progress: Progress,
+        options: DeviceOptions | None = None,
     ) -> Device:
         """Makes a device and returns it online.
 
@@ -130,7 +131,8 @@ class Devices:
             provider_name = self.default_provider
         self._providers.get(provider_name)
         with self._reserved(name):
-            device = self._add(self._plan(name, image, provider_name, is_writable, size, progress))
+            row = self._plan(name, image, provider_name, is_writable, size, progress)
+            device = self._add(replace(row, options=options or DeviceOptions()))
         return self._bring_up(device, progress)
 
     def adopt_foreign(self, row: DeviceRow, progress: Progress) -> Device:
@@ -162,8 +164,12 @@ class Devices:
             device.run("create", DeviceEvent.STARTED, progress)
         finally:
             self._drop_if_gone(device)
-        self._context.fleet.prewarm(device.record.name, device.record.row.image_message())
+        self.prewarm(device)
         return device
+
+    def prewarm(self, device: Device) -> None:
+        """Has standbys open its image, in the background."""
+        self._context.fleet.prewarm(device.record.name, device.record.row.image_message())
 
     def remove(self, name: object, progress: Progress) -> None:
         """Takes a device away; its own writable layer goes with it.

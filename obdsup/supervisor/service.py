@@ -17,6 +17,7 @@ from obdsup.state import process as processes
 from obdsup.state import tables
 from obdsup.supervisor.adoption import Adoption
 from obdsup.supervisor.control_server import ControlServer, Operation
+from obdsup.supervisor.device_options import parse_options
 from obdsup.supervisor.device_report import device_report
 from obdsup.supervisor.devices import Devices
 from obdsup.supervisor.embedding import EmbeddedSupervisor, make_options
@@ -162,8 +163,9 @@ class Service:
         """Recovery first; then what may be slow: the probe of providers, requests, readiness."""
         try:
             Adoption(
-                self._settings, self._database, self._events, self._loop, self._fleet, self._devices
-            ).run(is_same_boot=is_same_boot)
+                self._settings, self._database, self._events, self._loop, self._fleet,
+                self._devices, self._boot_id,
+            ).run(is_same_boot=is_same_boot)  # fmt: skip
             self._held.drop_rest()  # of devices that are no more
             self._database.later(
                 tables.put_meta({"boot_id": self._boot_id, "release": obdsup.__version__})
@@ -275,6 +277,7 @@ class Service:
             size_bytes=request.get("size_bytes"),
             provider=request.get("provider"),
             progress=progress,
+            options=parse_options(request),
         )
         return device_report(device)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from itertools import product
 from types import ModuleType
@@ -52,7 +53,9 @@ def test_docstring_shows_the_table(machine: ModuleType) -> None:
 def test_every_state_can_be_reached(machine: ModuleType) -> None:
     states, _ = enums(machine)
     first = next(iter(states))
-    seen, edge = {first}, [first]
+    states_of_a_boot = {DeviceState.RESTORING}  # written before the machine runs
+    seen = {first} | (states_of_a_boot & set(states))
+    edge = list(seen)
     while edge:
         state = edge.pop()
         for (source, _), (target, _) in machine.TRANSITIONS.items():
@@ -65,6 +68,7 @@ def test_every_state_can_be_reached(machine: ModuleType) -> None:
 # -- at most one server ----------------------------------------------------------------------------
 NOBODY_SERVES = {
     ServiceState.UNSERVED, ServiceState.RECOVERING, ServiceState.RESETTING, ServiceState.WAITING,
+    ServiceState.QUARANTINED, ServiceState.RELEASED,
 }  # fmt: skip
 TAKING = {ServiceAction.RECOVER, ServiceAction.SERVE_FRESH, ServiceAction.RESET_RING}
 PROOF_OF_DEATH = {
@@ -81,6 +85,23 @@ def test_a_ring_is_taken_only_when_nobody_serves_it() -> None:
 def test_a_reset_follows_only_a_refused_journal() -> None:
     causes = {e for (_, e), (_, a) in TRANSITIONS.items() if ServiceAction.RESET_RING in a}
     assert causes == {ServiceEvent.JOURNAL_REFUSED}
+
+
+def test_nothing_but_resume_ends_a_quarantine_with_a_server() -> None:
+    causes = {
+        event
+        for (state, event), (target, _) in TRANSITIONS.items()
+        if state is ServiceState.QUARANTINED and target is ServiceState.RECOVERING
+    }
+    assert causes == {ServiceEvent.RESUME_ASKED}
+
+
+def test_a_quarantine_is_written_down_before_anything_else_and_lifted_before_serving() -> None:
+    for (_, _), (target, actions) in TRANSITIONS.items():
+        if target is ServiceState.QUARANTINED and ServiceAction.QUARANTINE in actions:
+            assert actions[0] is ServiceAction.QUARANTINE
+        if ServiceAction.LIFT in actions:
+            assert actions.index(ServiceAction.LIFT) < actions.index(ServiceAction.RECOVER)
 
 
 # -- interrupted anywhere --------------------------------------------------------------------------
@@ -146,6 +167,19 @@ def act(disk: Disk, action: DeviceAction) -> None:
     elif action is DeviceAction.DESTROY:
         assert not disk.is_published
         disk.has_ring = False
+
+
+@pytest.mark.parametrize("fail", [None, DeviceAction.MAKE_RING, DeviceAction.SERVE])
+def test_a_restore_interrupted_anywhere_is_never_taken_back(fail: DeviceAction | None) -> None:
+    for first in range(8):
+        disk = Disk(DeviceState.RESTORING)
+        disk.has_ring = False
+        with contextlib.suppress(Crash):
+            run(disk, DeviceEvent.RESUMED, first, fail)
+        assert disk.phase in (DeviceState.RESTORING, DeviceState.ONLINE)
+        run(disk, DeviceEvent.RESUMED, -1)
+        assert disk.phase is DeviceState.ONLINE
+        assert disk.is_published
 
 
 STARTS = [(None, DeviceEvent.STARTED), (DeviceState.ONLINE, DeviceEvent.REMOVE_ASKED)]
