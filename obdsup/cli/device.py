@@ -124,6 +124,13 @@ def hand_over(args: argparse.Namespace) -> int:
     return 0
 
 
+def resume(args: argparse.Namespace) -> int:
+    """``device resume``."""
+    result = client(args).call("device.resume", name=args.name, on_progress=_progress(args))
+    print_json(result) if args.json else print(f"{args.name}: served again")
+    return 0
+
+
 def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     """Adds ``device`` and its sub-commands; ``common`` holds the options all of them take."""
     import argparse
@@ -163,6 +170,7 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         ("show", show, "everything about one device"),
         ("remove", remove, "take a device away; fails while it is in use"),
         ("handover", hand_over, "let the standby worker go on with it, without a kill"),
+        ("resume", resume, "try again at once, also what is in quarantine"),
     ):
         one = actions.add_parser(name, parents=[common], help=text)
         one.add_argument("name", help="of the device")

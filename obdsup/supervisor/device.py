@@ -30,6 +30,7 @@ _SERVICE_PHASES = {
     ServiceState.RECOVERING: "recovering",
     ServiceState.RESETTING: "recovering",
     ServiceState.WAITING: "blocked",
+    ServiceState.QUARANTINED: "quarantined",
     ServiceState.HANDING_OVER: "handing_over",
 }
 

@@ -109,8 +109,13 @@ class RingKeeper:
         self._provider.reset_ring(self._record.row.provider_ids)
         self.journal.start_over()
 
-    def give(self, worker: Worker, mode: str) -> dict[str, Any]:
+    def give(self, worker: Worker, mode: str, *, is_blamed: bool = False) -> dict[str, Any]:
         """Has a worker serve the ring under a new generation; returns its answer.
+
+        Args:
+            worker: who gets it.
+            mode: fresh or recover.
+            is_blamed: the last worker may have died of what it executed, which is counted.
 
         Raises:
             WorkerLost: whether it serves is not known: see ``prove_dead``.
@@ -132,6 +137,8 @@ class RingKeeper:
                 mode=mode,
                 boot_id=self._context.boot_id,
                 ring={"kind": self.ring.kind, "map_bytes": self.ring.map_bytes},
+                blamed=is_blamed,
+                poison_after=self._context.settings.poison_after,
             ).body
         except WorkerLost:
             raise

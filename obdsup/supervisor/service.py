@@ -228,6 +228,7 @@ class Service:
             ),
             "device.remove": self._remove,
             "device.handover": self._hand_over,
+            "device.resume": self._resume,
             **self._feed.operations(),
             **self._foreign.operations(),
             **self._overview.operations(),
@@ -284,6 +285,11 @@ class Service:
     def _remove(self, request: dict[str, Any], progress: Callable[[str], None]) -> object:
         self._devices.remove(request.get("name"), progress)
         return {"removed": request.get("name")}
+
+    def _resume(self, request: dict[str, Any], progress: Callable[[str], None]) -> object:
+        device = self._devices.get(request.get("name"))
+        device.serving.resume()
+        return device_report(device)
 
     def _hand_over(self, request: dict[str, Any], progress: Callable[[str], None]) -> object:
         device = self._devices.get(request.get("name"))

@@ -12,14 +12,17 @@ import queue
 import random
 import threading
 import time
+from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from typing import Any
 
 from obdsup.errors import ObdError, StateError, WorkerLost
 from obdsup.supervisor.backoff import Backoff
 from obdsup.supervisor.handover import HandOver
 from obdsup.supervisor.journal_file import JournalFile
 from obdsup.supervisor.provider.base import RingHandle, RingProvider
+from obdsup.supervisor.quarantine import Quarantine
 from obdsup.supervisor.record import Record
 from obdsup.supervisor.release import Release
 from obdsup.supervisor.ring_keeper import RingKeeper, ServingContext
@@ -35,6 +38,8 @@ from obdsup.supervisor.worker import Worker
 
 __all__ = ["Serving", "ServingContext"]
 
+POISONED_KEPT = 16
+SUSPECT_DEATHS = 2
 SUSPECT_S = 60.0  # a device that served for so long without such a death is as good as others
 _E, _A = ServiceEvent, ServiceAction
 log = logging.getLogger(__name__)
@@ -66,7 +71,12 @@ class Serving:
         self._deaths = Backoff()
         self._refusals = Backoff(free_failures=0, first_s=0.2)
         self._retry_at_s: float | None = None
+        self._quarantine = Quarantine(
+            context.settings.quarantine_deaths, context.settings.quarantine_window_s
+        )
         self._completed_at_attach = 0
+        self._served_since_s = 0.0
+        self.poisoned: deque[dict[str, Any]] = deque(maxlen=POISONED_KEPT)
         self._target: Release | None = None  # of the hand-over under way
         self._loss = Loss()
         self._suspect_until_s = 0.0
@@ -117,18 +127,29 @@ class Serving:
         """
         self._ask(_E.HANDOVER_ASKED, release)
 
+    def resume(self) -> None:
+        """Lifts the quarantine, or tries at once what waits; returns when a worker serves.
+
+        Raises:
+            ObdError: why none can; it is tried again later.
+        """
+        self._ask(_E.RESUME_ASKED)
+
     def adopt(self, worker: Worker, ring: RingHandle, journal_fd: int) -> None:
         """A living worker serves it: keeps the fds it gave back."""
         self._keeper.adopt(ring, journal_fd)
         self._completed_at_attach = self.journal.counters().completed
         if worker.release_path != self._record.row.release:
             self._record.later(release=worker.release_path)  # a move that was not written in time
+        if self._record.row.quarantine:
+            self._record.later(quarantine="")  # it was lifted, and that was not written in time
         self._inbox.put(_Note(_E.ADOPTED, worker))
 
     def orphaned(self, cause: str) -> None:
-        """It was served and nobody does now: take over at once."""
+        """It was served and nobody does now: take over at once, unless it is in quarantine."""
         self._loss = Loss(time.monotonic(), cause)
-        self._inbox.put(_Note(_E.ORPHANED))
+        self.reason = self._record.row.quarantine
+        self._inbox.put(_Note(_E.QUARANTINE_FOUND if self.reason else _E.ORPHANED))
 
     def worker_exited(self, worker: Worker) -> None:
         """Called by the fleet; ``worker`` is proven dead."""
@@ -202,12 +223,13 @@ class Serving:
         self.worker = None
         if self._loss.is_blamed:
             self._suspect_until_s = time.monotonic() + SUSPECT_S
-        completed = self.journal.counters().completed
-        wait_s = self._deaths.failed(
-            time.monotonic(),
-            random.random(),
-            made_progress=completed > self._completed_at_attach,
-        )
+        made_progress = self.journal.counters().completed > self._completed_at_attach
+        now = time.monotonic()
+        served_s = now - self._served_since_s
+        if self._is_too_often(made_progress=made_progress, served_s=served_s):
+            return _E.GAVE_UP
+        is_fine = made_progress or served_s >= self._quarantine.steady_s
+        wait_s = self._deaths.failed(now, random.random(), made_progress=is_fine)
         if not wait_s:
             return _E.WORKER_EXITED
         self._suspect_until_s = time.monotonic() + SUSPECT_S
@@ -216,6 +238,18 @@ class Serving:
             hint="see their logs; the device is tried again with growing pauses",
         )
         return _E.CRASH_LOOPED
+
+    def _is_too_often(self, *, made_progress: bool, served_s: float) -> bool:
+        why = self._quarantine.died(
+            time.monotonic(), made_progress=made_progress, served_s=served_s
+        )
+        if why:
+            self._error = WorkerLost(
+                f"device {self._record.name} is in quarantine: {why}",
+                hint="see the workers' logs, then `obdsup device resume`",
+            )
+            self.reason = f"quarantined: {why}"
+        return bool(why)
 
     # -- actions; each returns the event it ends with --------------------------------------------
     def _serve_fresh(self) -> ServiceEvent | None:
@@ -234,9 +268,19 @@ class Serving:
                 self._suspect_until_s = time.monotonic() + SUSPECT_S
             self._error = error
             is_recovering = self.state is ServiceState.RECOVERING
+            if attempt.has_died and is_recovering:
+                self._suspect_if_again()
+                if self._is_too_often(made_progress=False, served_s=0.0):
+                    return _E.GAVE_UP
             return _E.JOURNAL_REFUSED if is_recovering and is_journal_refusal(error) else _E.REFUSED
+        self.poisoned.extend(attempt.poisoned)
         self._now_served_by(worker)
         return _E.SERVES
+
+    def _suspect_if_again(self) -> None:
+        """A first death taking over may be bad luck."""
+        if self._quarantine.fruitless >= SUSPECT_DEATHS:
+            self._suspect_until_s = time.monotonic() + SUSPECT_S
 
     def _now_served_by(self, worker: Worker) -> None:
         self.worker = worker
@@ -244,6 +288,7 @@ class Serving:
         self._loss = Loss()
         self._refusals.succeeded()
         self._completed_at_attach = self.journal.counters().completed
+        self._served_since_s = time.monotonic()
         if worker.has_exited.is_set():  # before the fleet knew whom to tell: it told an old server
             self.worker_exited(worker)
 
@@ -271,6 +316,21 @@ class Serving:
             name, self._record.name, level=level, reason=self.reason, retry_s=wait_s
         )
         self._report_error()
+
+    def _leave_alone(self) -> None:
+        """Nobody serves, and nothing is tried until ``resume``; a restart changes nothing."""
+        self._record.later(quarantine=self.reason, reason=self.reason)
+        self._context.events.emit(
+            "device.quarantined", self._record.name, level=logging.ERROR, reason=self.reason
+        )
+        self._report_error()
+
+    def _lift(self) -> None:
+        self._quarantine.lift()
+        self._deaths = Backoff()
+        self._record.later(quarantine="", reason="")
+        self._context.events.emit("device.resumed", self._record.name)
+        self._loss = Loss(time.monotonic(), "resumed", is_blamed=self._loss.is_blamed)
 
     def _hand_over(self) -> ServiceEvent:
         old = self.worker
@@ -303,7 +363,9 @@ class Serving:
     def _report_error(self) -> None:
         done, self._done = self._done, None
         if done is not None:
-            error = self._error or WorkerLost(f"device {self._record.name}: nobody serves it")
+            error = self._error or WorkerLost(
+                f"device {self._record.name}: nobody serves it", hint=self.reason
+            )
             done.set_exception(error)
 
     _DO = {
@@ -311,6 +373,8 @@ class Serving:
         _A.RECOVER: _recover,
         _A.RESET_RING: _reset_ring,
         _A.SCHEDULE_RETRY: _schedule_retry,
+        _A.QUARANTINE: _leave_alone,
+        _A.LIFT: _lift,
         _A.HAND_OVER: _hand_over,
         _A.DRAIN: _drain,
         _A.REPORT_SERVED: _report_served,

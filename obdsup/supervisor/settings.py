@@ -44,6 +44,9 @@ class Settings:
     drain_timeout_s: float = 10.0  # what is in flight at a hand-over
     kill_timeout_s: float = 30.0  # a killed process in uninterruptible sleep
     checkpoint_interval_s: float = 1.0
+    quarantine_deaths: int = 20  # workers in a row that completed nothing; 0: no quarantine
+    quarantine_window_s: float = 60.0  # more than 600 deaths in this time are too many as well
+    poison_after: int = 3  # deaths of workers a command may cause, 0 to 1000; 0: any number
     hang_limit_s: float = 5.0  # work pending and nothing moves: 0.5 to 3600; 0: never judged
     event_listeners: tuple[str, ...] = ()  # EVENTS=COMMAND each
     metrics: str = ""  # where metrics can be had: unix:PATH or a loopback address; "": nowhere
@@ -61,6 +64,14 @@ class Settings:
             raise ConfigError(
                 f"hang limit is {self.hang_limit_s} s, must be 0.5 to 3600",
                 hint="0 turns the hang watch off",
+            )
+        if not 0 <= self.poison_after <= 1000:
+            raise ConfigError(f"poison_after is {self.poison_after}, must be 0 to 1000")
+        if not 0 <= self.quarantine_deaths <= 100_000 or self.quarantine_window_s <= 0:
+            raise ConfigError(
+                f"quarantine of {self.quarantine_deaths} deaths in {self.quarantine_window_s} s is"
+                " not usable",
+                hint="0 to 100000 deaths, more than 0 seconds",
             )
         if not 1 <= self.foreign_per_worker <= 64:
             raise ConfigError(f"foreign_per_worker is {self.foreign_per_worker}, must be 1 to 64")

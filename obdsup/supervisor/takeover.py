@@ -32,7 +32,9 @@ class TakeOver:
         self._context = context
         self._record = record
         self._keeper = keeper
-        self.is_blamed = False  # a worker that was asked died of something else than a kill
+        self.has_died = False  # the worker that was asked
+        self.is_blamed = False  # it died of something else than a kill
+        self.poisoned: list[dict[str, Any]] = []  # commands answered with a medium error
 
     def run(self, mode: str, loss: Loss) -> Worker:
         """Finds a worker and has it serve; mode is fresh or recover. A first service (``loss`` has
@@ -46,12 +48,13 @@ class TakeOver:
         sent_s = time.monotonic()
         try:
             self._open_image(worker)
-            answer = self._keeper.give(worker, mode)
+            answer = self._keeper.give(worker, mode, is_blamed=loss.is_blamed)
         except ObdError as error:
             self._let_go(worker, error)
             raise
         finally:
             self._context.fleet.replenish_soon()
+        self._note_poisoned(answer)
         if loss.cause:
             self._note(answer, mode, loss, (time.monotonic() - sent_s) * 1000)
         return worker
@@ -96,11 +99,21 @@ class TakeOver:
         """Makes sure that nobody serves before anything else is tried."""
         if isinstance(error, WorkerLost):
             self._keeper.prove_dead(worker, str(error))
+            self.has_died = True
             self.is_blamed = worker.death is not None and worker.death.is_blamed
             return
         self._context.fleet.give_back(worker, self._record.name)
         if isinstance(error, AlreadyServed):
             self._keeper.fence_owner()
+
+    def _note_poisoned(self, answer: dict[str, Any]) -> None:
+        found = answer.get("poisoned")
+        self.poisoned = [one for one in found or [] if isinstance(one, dict)]
+        for one in self.poisoned:
+            self._context.events.emit(
+                "command.poisoned", self._record.name, level=logging.ERROR, cdb=one.get("cdb"),
+                lba=one.get("lba"), sectors=one.get("sectors"), deaths=one.get("deaths"),
+            )  # fmt: skip
 
     def _note(self, answer: dict[str, Any], mode: str, loss: Loss, serve_ms: float) -> None:
         row = self._record.row

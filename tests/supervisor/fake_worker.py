@@ -91,9 +91,14 @@ class FakeWorker:
         return {"size_bytes": SIZE_BYTES, "is_writable": is_writable, "files": image}, []
 
     def op_forget(self, body: dict[str, Any], fds: list[int]) -> tuple[dict[str, Any], list[int]]:
+        if body.get("others"):
+            with (self.folder / "forgot-others").open("a") as file:
+                file.write(f"{self.id}\n")
         return {}, []
 
     def op_serve(self, body: dict[str, Any], fds: list[int]) -> tuple[dict[str, Any], list[int]]:
+        with (self.folder / "serves").open("a") as serves:
+            serves.write(f"{body['mode']}:{body.get('blamed')}\n")
         lock_fd = os.open(f"/proc/self/fd/{fds[-1]}", os.O_RDWR)
         try:
             fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -123,7 +128,11 @@ class FakeWorker:
             }  # fmt: skip
         fds.clear()
         threading.Thread(target=self.complete_commands, args=(lock_fd,), daemon=True).start()
-        return {"recovered": 3, "already_done": 1, "dropped": 0, "attach_ns": 1000}, []
+        answer: dict[str, Any] = {"recovered": 3, "already_done": 1, "dropped": 0}
+        if self.planted("poisoned"):
+            cdb = "2a000000000800000800"
+            answer["poisoned"] = [{"cdb": cdb, "lba": 8, "sectors": 8, "deaths": 3}]
+        return {**answer, "attach_ns": 1000}, []
 
     def complete_commands(self, fd: int) -> None:
         """Progress: the counter the supervisor tells a crash loop by."""

@@ -1,0 +1,157 @@
+"""Devices that harm workers, and those beside them. Real processes, fake rings."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from obdsup.errors import WorkerLost
+from tests.conftest import eventually
+from tests.supervisor.fake_service import FakeService
+
+pytestmark = [pytest.mark.integration]
+
+
+def quarantine(service: FakeService, name: str, folder: str) -> int:
+    """Has every worker die that takes it over, until the device is left alone."""
+    (service.root / folder / "crash-serve").write_text("")
+    pid = service.kill_worker(name)
+    eventually(lambda: service.show(name)["phase"] == "quarantined", 60)
+    return pid
+
+
+def test_workers_that_die_too_often_put_their_device_in_quarantine(idle: FakeService) -> None:
+    idle.start("--quarantine-deaths", "5")
+    idle.image("bad")
+    idle.create("a")
+    idle.create("b", "bad")
+    idle.wait_for_standby()
+    pid = quarantine(idle, "b", "bad")
+    shown = idle.show("b")
+    assert "5 workers in a row" in shown["reason"]
+    assert shown["worker"] is None
+    assert len(idle.events("device.quarantined")) == 1
+    lost = len(idle.events("worker.lost"))
+    other = idle.kill_worker("a")
+    idle.online_with_other_worker("a", other)
+    assert len(idle.events("worker.lost")) == lost + 1, "it is still tried"
+    with pytest.raises(WorkerLost, match="quarantine"):
+        idle.client.call("device.handover", name="b")
+    (idle.root / "bad" / "crash-serve").unlink()
+    resumed = dict(idle.client.call("device.resume", name="b"))
+    assert (resumed["phase"], resumed["quarantine"], resumed["reason"]) == ("online", "", "")
+    assert resumed["worker"]["pid"] != pid
+    assert len(idle.events("device.resumed")) == 1
+
+
+def test_a_quarantine_outlives_the_supervisor_and_its_lifting_too(idle: FakeService) -> None:
+    idle.start("--quarantine-deaths", "3")
+    idle.image("bad")
+    idle.create("b", "bad")
+    idle.wait_for_standby()
+    quarantine(idle, "b", "bad")
+    (idle.root / "bad" / "crash-serve").unlink()
+    eventually(lambda: idle.events("device.quarantined"), 20)
+    idle.kill()
+    idle.start("--quarantine-deaths", "3")
+    assert idle.show("b")["phase"] == "quarantined"
+    assert "3 workers in a row" in idle.show("b")["reason"]
+    idle.client.call("device.resume", name="b")
+    idle.kill()
+    idle.start("--quarantine-deaths", "3")
+    shown = idle.show("b")
+    assert (shown["phase"], shown["quarantine"]) == ("online", "")
+
+
+def test_resume_of_a_device_that_still_kills_its_workers_ends_in_quarantine_again(
+    idle: FakeService,
+) -> None:
+    idle.start("--quarantine-deaths", "3")
+    idle.image("bad")
+    idle.create("b", "bad")
+    idle.wait_for_standby()
+    quarantine(idle, "b", "bad")
+    with pytest.raises(WorkerLost):
+        idle.client.call("device.resume", name="b")
+    eventually(lambda: len(idle.events("device.quarantined")) == 2, 60)
+    assert idle.show("b")["phase"] == "quarantined"
+
+
+def test_a_death_that_may_be_a_commands_fault_is_told_to_the_next_worker(
+    service: FakeService,
+) -> None:
+    service.create("a")
+    service.wait_for_standby()
+    pid = service.worker_pid("a")
+    os.kill(pid, signal.SIGSEGV)
+    service.online_with_other_worker("a", pid)
+    asked = service.root / "img" / "serves"
+    assert asked.read_text().split() == ["fresh:False", "recover:True"]
+    assert service.events("worker.lost")[-1]["fields"]["cause"] == "crashed"
+    service.wait_for_standby()
+    pid = service.kill_worker("a")
+    service.online_with_other_worker("a", pid)
+    assert asked.read_text().split()[-1] == "recover:False"
+
+
+def test_poisoned_commands_are_reported(service: FakeService) -> None:
+    service.create("a")
+    service.wait_for_standby()
+    (service.root / "img" / "poisoned").write_text("")
+    pid = service.worker_pid("a")
+    os.kill(pid, signal.SIGSEGV)
+    shown = service.online_with_other_worker("a", pid)
+    command = {"cdb": "2a000000000800000800", "lba": 8, "sectors": 8, "deaths": 3}
+    assert shown["poisoned"] == [command]
+    (event,) = service.events("command.poisoned")
+    assert event["fields"] == command
+
+
+def test_devices_that_share_a_worker_and_one_that_does_not(service: FakeService) -> None:
+    for name in ("a", "b", "c"):
+        service.create(name, devices_per_worker=2)
+    service.create("alone")
+    pids = {name: service.worker_pid(name) for name in ("a", "b", "c", "alone")}
+    assert pids["a"] == pids["b"]
+    assert len(set(pids.values())) == 3
+    service.client.call("device.remove", name="a")
+    assert service.worker_pid("b") == pids["b"]
+    os.kill(pids["b"], signal.SIGKILL)
+    service.online_with_other_worker("b", pids["b"])
+
+
+def test_the_successor_adopts_a_worker_with_several_devices(service: FakeService) -> None:
+    for name in ("a", "b", "c"):
+        service.create(name, devices_per_worker=3)
+    pid = service.worker_pid("a")
+    service.kill()
+    service.start()
+    assert {service.worker_pid(name) for name in ("a", "b", "c")} == {pid}
+    os.kill(pid, signal.SIGKILL)
+    for name in ("a", "b", "c"):
+        service.online_with_other_worker(name, pid)
+
+
+def test_many_lost_at_once_go_on_one_standby_and_are_moved_apart_again(
+    service: FakeService,
+) -> None:
+    names = [f"d{number}" for number in range(5)]
+    for name in names:
+        service.create(name)
+    service.wait_for_standby()
+    settled = service.root / "img" / "forgot-others"
+    eventually(lambda: settled.exists() and len(settled.read_text().split()) == len(names), 20)
+    pids = {name: service.worker_pid(name) for name in names}
+    assert len(set(pids.values())) == len(names)
+    for pid in pids.values():
+        os.kill(pid, signal.SIGKILL)
+    for name in names:
+        service.online_with_other_worker(name, pids[name])
+    used = [row["fields"]["worker"] for row in service.events("takeover.done")]
+    assert len(used) == len(names)
+    assert len(set(used)) < len(names), "nobody waited for a worker of its own"
+    eventually(lambda: len({service.worker_pid(name) for name in names}) == len(names), 60)
+    assert service.events("worker.spread")
+    eventually(lambda: len(settled.read_text().split()) == 2 * len(names), 20)
