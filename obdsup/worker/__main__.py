@@ -55,6 +55,7 @@ def main() -> None:
 
     try:
         process.protect()
+        process.confine()
         code = Loop(values["id"], os.path.abspath(values["socket"])).run()
     except ObdError as error:
         log.event("worker.failed", log.ERROR, id=values["id"], reason=error)

@@ -83,6 +83,17 @@ def set_io_flusher() -> int:
     return -int(lib.obd_process_set_io_flusher())
 
 
+def drop_privileges() -> int:
+    """Gives up privileges by exec and all capabilities but those that open files of any owner, for
+    this thread and those it starts; returns 0 or the errno of the first step that failed."""
+    return -int(lib.obd_process_drop_privileges())
+
+
+def filter_calls() -> int:
+    """Has the kernel refuse the system calls that no worker makes; returns 0 or an errno."""
+    return -int(lib.obd_process_filter_calls())
+
+
 class Image:
     """An opened image; a follower until an engine serves it.
 

@@ -11,7 +11,7 @@ import sys
 
 from obdsup.worker import log
 
-__all__ = ["protect", "relaunch_lean", "start_time_ticks"]
+__all__ = ["confine", "protect", "relaunch_lean", "start_time_ticks"]
 
 NICE = -10  # whoever waits for our I/O must not be scheduled before us: take-overs on a busy host
 OOM_SCORE_ADJ = -999  # the kernel kills anything else first: the device's users wait on us
@@ -67,3 +67,16 @@ def protect() -> None:
             score.write(str(OOM_SCORE_ADJ))
     except OSError as refusal:
         log.event("process.oom_score_refused", reason=refusal.strerror)
+
+
+def confine() -> None:
+    """Gives up what serving needs not, for good; before any thread is started.
+
+    A kernel that has no such means is no reason not to serve: the log says what is missing.
+    """
+    from obdsup.worker.native import drop_privileges, filter_calls
+
+    for name, give_up in (("privileges", drop_privileges), ("system_calls", filter_calls)):
+        error = give_up()
+        if error:
+            log.event(f"process.{name}_kept", log.WARNING, reason=os.strerror(error))
