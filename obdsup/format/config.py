@@ -136,7 +136,9 @@ def _json_name(kind: type) -> str:
 
 def _typed(path: str, key: str, value: Any, kind: type) -> Any:
     if type(value) is not kind:
-        found = "null" if value is None else f"{_json_name(type(value))}: {json.dumps(value)[:80]}"
+        found = "null" if value is None else _json_name(type(value))
+        if isinstance(value, bool | int | float):  # anything longer may hold credentials
+            found = f"{found}: {json.dumps(value)}"
         raise ConfigError(
             f"{path}: {key}: expected {_json_name(kind)}, found {found}", path=path, key=key
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,7 @@ def status_of(pid: int) -> dict[str, str]:
 def test_a_worker_holds_no_more_than_it_needs_in_any_thread(tmp_path: Path) -> None:
     worker = WorkerProcess(tmp_path)
     try:
+        assert stat.S_IMODE(worker.path.stat().st_mode) == 0o600
         for task in Path(f"/proc/{worker.pid}/task").iterdir():
             status = status_of(int(task.name))
             assert status["NoNewPrivs"] == "1"
