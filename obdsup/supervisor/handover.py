@@ -1,4 +1,8 @@
-"""A planned change of server: to a warm standby, or back to the old worker."""
+"""A planned change of server: to a warm standby, or back to the old worker.
+
+A standby of a release that does not know the journal's layout gets the device drained: nothing is
+in flight then, so a new journal says as much as the old one did.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +38,7 @@ class HandOver:
         self._keeper = keeper
         self._old = old
         self._pinned_before = record.row.release
+        self._is_readable = True  # the journal, by the worker that is to take it
 
     def run(self, release: Release | None) -> HandOverEnd:
         """Prepares a standby of ``release``, then moves; whatever fails, nobody serves twice."""
@@ -46,20 +51,21 @@ class HandOver:
             return self._failed(f"no standby: {error}")
         try:
             standby.link.call_aside("prewarm", settings.serve_timeout_s, device=name, image=image)
+            self._is_readable = self._can_read(standby)
             self._pin(standby.release_path)
             stopped_s = time.monotonic()
-            self._keeper.take_back(self._old)
+            self._keeper.take_back(self._old, is_last=not self._is_readable)
             drained_s = time.monotonic()
         except ObdError as error:
             self._pin(self._pinned_before)
             fleet.discard(standby, name)
             return self._failed(str(error))
         try:
-            self._keeper.give(standby, "recover")
+            self._give(standby, self._old)
         except ObdError as error:
             self._keeper.make_sure_it_let_go(standby, error)
             self._pin(self._pinned_before)
-            return self._fall_back(error)
+            return self._fall_back(standby, error)
         fleet.release(self._old, name)
         now = time.monotonic()
         self._context.events.emit(
@@ -73,12 +79,41 @@ class HandOver:
         if self._record.row.release != release_path:
             self._record.later(release=release_path)
 
-    def _fall_back(self, cause: ObdError) -> HandOverEnd:
+    def _can_read(self, standby: Worker) -> bool:
+        """Whether it knows the journal's layout; the event names the two when it does not.
+
+        Raises:
+            ConfigError: its release is gone.
+        """
+        version = self._keeper.journal.layout_version()
+        release = self._context.fleet.release_of(standby.release_path)
+        if release.reads_journal(version):
+            return True
+        self._context.events.emit(
+            "handoff.drained", self._record.name, level=logging.WARNING, journal=version,
+            reads=release.journal_version, release=release.version,
+        )  # fmt: skip
+        return False
+
+    def _give(self, worker: Worker, before: Worker) -> None:
+        """Has ``worker`` serve, which ``before`` does not any more.
+
+        Raises:
+            ObdError: it does not; see RingKeeper.give.
+        """
+        if self._is_readable:
+            self._keeper.give(worker, "recover")
+            return
+        if before.has_exited.is_set():  # not drained after all: the kernel sends it all again
+            self._keeper.reset()
+        self._keeper.give(worker, "fresh")
+
+    def _fall_back(self, standby: Worker, cause: ObdError) -> HandOverEnd:
         """Nobody serves: the old worker again, under yet another generation."""
         try:
             if self._old.has_exited.is_set():
                 raise WorkerLost(f"worker {self._old.id} has exited", worker=self._old.id)
-            self._keeper.give(self._old, "recover")
+            self._give(self._old, standby)
         except ObdError as error:
             self._keeper.make_sure_it_let_go(self._old, error)
             end = self._failed(f"{cause}; and the old worker: {error}")

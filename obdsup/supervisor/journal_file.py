@@ -12,6 +12,7 @@ from obdsup.state.journal import ExecutingCommand, JournalCounters, JournalReade
 
 __all__ = ["JournalFile"]
 
+LAYOUT_VERSION_AT = (4, 8)  # bytes, offset: the same in every version
 NO_COUNTERS = JournalCounters(*[0] * len(fields(JournalCounters)))
 
 
@@ -72,6 +73,15 @@ class JournalFile:
             self._reader.header()
         except StateError:
             os.ftruncate(self.fd, 0)
+
+    def layout_version(self) -> int:
+        """Of the worker that made it, also one of a release that we know nothing of; 0: none yet.
+
+        It says nothing of whether the rest can be trusted: the worker that opens it finds out.
+        """
+        with self._lock:
+            raw = b"" if self._is_closed else os.pread(self.fd, *LAYOUT_VERSION_AT)
+        return int.from_bytes(raw, "little")
 
     def close(self) -> None:
         """Closes the fd; the file stays."""

@@ -27,10 +27,11 @@ __all__ = [
 
 PROBE_TIMEOUT_S = 20.0
 _PROBE = (
-    "import json, obdsup; from obdsup.state.journal import LAYOUT_VERSION;"
-    "from obdsup.state.messages import PROTOCOL_VERSION;"
-    "print(json.dumps({'version': obdsup.__version__, 'journal': LAYOUT_VERSION,"
-    " 'protocol': PROTOCOL_VERSION}))"
+    "import json, obdsup; from obdsup.state import journal, messages;"
+    "newest = journal.LAYOUT_VERSION;"
+    "print(json.dumps({'version': obdsup.__version__, 'journal': newest,"
+    " 'oldest_journal': getattr(journal, 'OLDEST_LAYOUT_VERSION', newest),"
+    " 'protocol': messages.PROTOCOL_VERSION}))"
 )
 
 
@@ -41,8 +42,14 @@ class Release:
     path: str
     version: str
     interpreter: str
-    journal_version: int
+    journal_version: int  # the one its workers write
     protocol_version: int
+    oldest_journal_version: int = 0  # that they still read; 0: only their own
+
+    def reads_journal(self, version: int) -> bool:
+        """Whether its workers can take a journal of that layout over; 0: there is none."""
+        oldest = self.oldest_journal_version or self.journal_version
+        return not version or oldest <= version <= self.journal_version
 
 
 def worker_command(path: str) -> tuple[str, ...]:
@@ -104,5 +111,5 @@ def find_release(path: Path) -> Release:
         raise ConfigError(f"{path} is no release: {last or done.returncode}", hint=hint)
     return Release(
         str(path), str(found["version"]), str(interpreter), int(found["journal"]),
-        int(found["protocol"]),
+        int(found["protocol"]), int(found["oldest_journal"]),
     )  # fmt: skip
