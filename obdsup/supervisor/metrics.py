@@ -103,7 +103,7 @@ def _of_workers(overview: Overview) -> Iterator[Metric]:
     )
     counts = Counter((w.state.value, w.release) for w in overview.fleet.workers())
     releases = {release for _, release in counts} | {obdsup.__version__}
-    for state in WorkerState:
+    for state in (s for s in WorkerState if s is not WorkerState.GONE):
         for release in sorted(releases - {""} if state is not WorkerState.STARTING else releases):
             workers.add_metric([state.value, release], counts[state.value, release])
     yield workers
