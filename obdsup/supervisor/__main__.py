@@ -48,6 +48,14 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     )  # fmt: skip
     add("--worker-command", metavar="CMD", help="how to start a worker, for another release")
     add("--check", action="store_true", help="say whether it could start; changes nothing")
+    add("--devices-per-worker", type=int, default=1, metavar="N",
+        help="devices on one worker unless chosen otherwise (default: %(default)s)")  # fmt: skip
+    add("--quarantine", type=int, default=20, metavar="DEATHS",
+        help="leave a device alone after so many deaths in a row without a completed command; "
+        "0: never (default: %(default)s)")  # fmt: skip
+    add("--poison-after", type=int, default=3, metavar="DEATHS",
+        help="answer a command that workers died of so often with a medium error; 0: never "
+        "(default: %(default)s)")  # fmt: skip
     add("--hang-limit", type=float, default=5.0, metavar="S",
         help="replace a worker that stands still for so long with work to do; 0: never "
         "(default: %(default)s)")  # fmt: skip
@@ -87,6 +95,9 @@ def run(options: argparse.Namespace) -> int:
         standbys=options.standbys,
         prewarm_max=options.prewarm,
         foreign_per_worker=options.foreign_per_worker,
+        devices_per_worker=options.devices_per_worker,
+        quarantine_deaths=options.quarantine,
+        poison_after=options.poison_after,
         hang_limit_s=options.hang_limit,
         metrics=options.metrics,
         event_listeners=tuple(options.event_listener),

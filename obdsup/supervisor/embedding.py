@@ -7,6 +7,7 @@ What is replaced, and why, is in DESIGN.md ("supervisord embedded").
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
 import os
 import signal
@@ -135,8 +136,10 @@ class EmbeddedSupervisor(Supervisor):  # type: ignore[misc]
         self._wakeup = _Wakeup()
         self._on_tick = on_tick
         self._next_tick_s = 0.0
+        self._nowhere = open(os.devnull, "w")  # noqa: SIM115 - held to the end; stderr may block
         self._loop_thread = 0
         self.exit_signal = 0
+        self.stop_limit_s = 10.0  # from being told to stop to the end of the process
         self.on_hangup: Callable[[], None] = lambda: None  # called in the loop at SIGHUP
         self.operations: Operations = {}  # what RPC namespace obdsup calls; before ``prepare``
 
@@ -247,12 +250,16 @@ class EmbeddedSupervisor(Supervisor):  # type: ignore[misc]
 
     def _on_signal(self, number: int, _frame: object) -> None:
         self.exit_signal = number
-        self.options.mood = SupervisorStates.SHUTDOWN
+        self._leave()
 
     def _on_hangup(self, _number: int, _frame: object) -> None:
         self._calls.append(lambda: self.on_hangup())
 
     def _leave(self) -> None:
+        """The end comes in time whatever is stuck, a disk, a log pipe or a thread that holds the
+        interpreter: the watchdog is C. Workers serve on, and what was not written is found again.
+        """
+        faulthandler.dump_traceback_later(self.stop_limit_s, exit=True, file=self._nowhere)
         self.options.mood = SupervisorStates.SHUTDOWN
 
 

@@ -102,6 +102,7 @@ class Service:
         self._devices = Devices(self._database, self._providers)
         options = make_options(settings.supervisorctl_socket, obdsup.__version__)
         self._loop = EmbeddedSupervisor(options, self._on_tick)
+        self._loop.stop_limit_s = settings.stop_timeout_s
         self._listeners = EventListeners(
             settings.event_listeners, self._loop, self._events, settings.log_dir
         )
@@ -271,6 +272,8 @@ class Service:
         is_writable = request.get("writable", False)
         if not isinstance(is_writable, bool):
             raise ConfigError(f"writable {is_writable!r} is neither true nor false")
+        if request.get("devices_per_worker") is None:
+            request = {**request, "devices_per_worker": self._settings.devices_per_worker}
         device = self._devices.create(
             request.get("name"),
             request.get("image"),

@@ -44,6 +44,8 @@ class Settings:
     drain_timeout_s: float = 10.0  # what is in flight at a hand-over
     kill_timeout_s: float = 30.0  # a killed process in uninterruptible sleep
     checkpoint_interval_s: float = 1.0
+    stop_timeout_s: float = 10.0  # from SIGTERM to the end, whatever is stuck
+    devices_per_worker: int = 1  # of a device for which nothing else was chosen, 1 to 64
     quarantine_deaths: int = 20  # workers in a row that completed nothing; 0: no quarantine
     quarantine_window_s: float = 60.0  # more than 600 deaths in this time are too many as well
     poison_after: int = 3  # deaths of workers a command may cause, 0 to 1000; 0: any number
@@ -65,6 +67,8 @@ class Settings:
                 f"hang limit is {self.hang_limit_s} s, must be 0.5 to 3600",
                 hint="0 turns the hang watch off",
             )
+        if not 1 <= self.devices_per_worker <= 64:
+            raise ConfigError(f"devices_per_worker is {self.devices_per_worker}, must be 1 to 64")
         if not 0 <= self.poison_after <= 1000:
             raise ConfigError(f"poison_after is {self.poison_after}, must be 0 to 1000")
         if not 0 <= self.quarantine_deaths <= 100_000 or self.quarantine_window_s <= 0:

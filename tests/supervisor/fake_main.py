@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--event-listener", action="append", default=[])
     parser.add_argument("--metrics", default="")
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--stop-timeout-s", type=float, default=10.0)
     parser.add_argument("--quarantine-deaths", type=int, default=20)
     options = parser.parse_args()
     if options.check:
@@ -41,6 +42,7 @@ def main() -> None:
         image_command=(sys.executable, str(Path(__file__).with_name("fake_image_command.py"))),
         serve_timeout_s=options.serve_timeout_s,
         quarantine_deaths=options.quarantine_deaths,
+        stop_timeout_s=options.stop_timeout_s,
         hello_timeout_s=1.0,
         drain_timeout_s=2.0,
         event_listeners=tuple(options.event_listener),

@@ -35,6 +35,11 @@ class FakeService:
         self._log = (root / "log").open("ab")
         self.image("img")
 
+    def log_to(self, fd: int) -> None:
+        """Has supervisors started from now on log there."""
+        self._log.close()
+        self._log = os.fdopen(os.dup(fd), "ab", buffering=0)  # type: ignore[assignment]
+
     def image(self, name: str) -> Path:
         """An image in a folder of its own, where misbehaviour is planted."""
         folder = self.root / name

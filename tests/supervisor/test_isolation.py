@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 
@@ -9,7 +10,7 @@ import pytest
 
 from obdsup.errors import WorkerLost
 from tests.conftest import eventually
-from tests.supervisor.fake_service import FakeService
+from tests.supervisor.fake_service import FakeService, is_alive
 
 pytestmark = [pytest.mark.integration]
 
@@ -107,6 +108,28 @@ def test_poisoned_commands_are_reported(service: FakeService) -> None:
     assert shown["poisoned"] == [command]
     (event,) = service.events("command.poisoned")
     assert event["fields"] == command
+
+
+def test_sigterm_ends_the_supervisor_whatever_is_stuck(idle: FakeService) -> None:
+    """Its log goes to a pipe that nobody reads: the thread that writes it never ends."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 4096)
+    os.set_blocking(writing, True)
+    idle.log_to(writing)
+    try:
+        idle.start("--stop-timeout-s", "1")
+        assert idle.process is not None
+        idle.create("a")
+        pid = idle.worker_pid("a")
+        idle.process.terminate()
+        idle.process.wait(60)
+        assert is_alive(pid)
+    finally:
+        os.close(reading)
+        os.close(writing)
 
 
 def test_devices_that_share_a_worker_and_one_that_does_not(service: FakeService) -> None:
