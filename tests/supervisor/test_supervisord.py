@@ -103,6 +103,24 @@ def test_the_plug_in_shows_devices_and_hands_over(service: FakeService) -> None:
     assert "handoff.done" in supervisorctl(service, "obdsup", "events").stdout
 
 
+def test_a_device_in_quarantine_is_explained_and_resumed(idle: FakeService) -> None:
+    idle.start("--quarantine-deaths", "3")
+    idle.wait_for_standby()
+    idle.create("a")
+    (idle.root / "img" / "crash-serve").touch()
+    idle.kill_worker("a")
+    eventually(lambda: idle.show("a")["phase"] == "quarantined", 60)
+    (idle.root / "img" / "crash-serve").unlink()
+    status = idle.client.call("status")
+    assert status["problems"][0]["what"].startswith("device a is quarantined")
+    told = supervisorctl(idle, "obdsup", "explain", "a").stdout
+    assert "workers in a row died" in told
+    assert "obdsup device resume a" in told
+    done = supervisorctl(idle, "obdsup", "resume", "a")
+    assert done.returncode == 0, done.stdout
+    eventually(lambda: idle.show("a")["phase"] == "online", 20)
+
+
 @pytest.mark.parametrize(
     "words", [["handover", "nosuch"], ["explain"], ["nonsense"], [], ["devices", "extra"]]
 )
