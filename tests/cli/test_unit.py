@@ -73,3 +73,11 @@ def test_workers_outlive_it_and_no_directive_gives_it_mounts_of_its_own() -> Non
         r"|Root\w+|MountFlags|ProcSubset|DynamicUser)$"
     )
     assert [name for name in found if of_mounts.match(name)] == []
+
+
+def test_modules_are_loaded_for_it_that_it_may_not_load_itself() -> None:
+    listed = UNIT.with_name("modules-load.conf").read_text().split("\n")
+    source = (REPO / "obdsup" / "supervisor" / "provider" / "tcmu.py").read_text()
+    needed = re.search(r"^_MODULES = \((.*)\)$", source, re.MULTILINE)
+    assert needed is not None
+    assert set(re.findall(r'"(\w+)"', needed[1])) <= set(listed)
