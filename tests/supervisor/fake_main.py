@@ -31,7 +31,7 @@ def main() -> None:
     if options.check:
         print(json.dumps({"version": "0"}))
         sys.exit(0)
-    start_logging(logging.INFO)
+    listener = start_logging(logging.INFO)
     worker = str(Path(__file__).with_name("fake_worker.py"))
     settings = Settings(
         run_dir=options.root / "run",
@@ -55,6 +55,7 @@ def main() -> None:
     except ObdError as error:
         print(f"supervisor.failed {error}", file=sys.stderr)
         code = error.exit_code
+    listener.stop()
     os._exit(code)
 
 

@@ -125,7 +125,7 @@ def test_sigterm_ends_the_supervisor_whatever_is_stuck(idle: FakeService) -> Non
         idle.create("a")
         pid = idle.worker_pid("a")
         idle.process.terminate()
-        idle.process.wait(60)
+        assert idle.process.wait(60) == 1, "it ended by itself: nothing was stuck"
         assert is_alive(pid)
     finally:
         os.close(reading)
