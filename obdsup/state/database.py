@@ -347,9 +347,12 @@ class Database:
         now = time.monotonic()
         if not self._is_suspect and now < self._next_check_s and not self._disk.is_touched():
             return
+        is_touched = self._disk.is_touched()
         self._is_suspect, self._next_check_s = False, now + CHECK_S
         try:
             self._disk.check()
+            if is_touched:
+                log.warning("state.touched path=%s: by somebody else; it is sound", self.path)
         except (sqlite3.Error, OSError) as error:
             if is_damage(error) or isinstance(error, FileNotFoundError):
                 self._rebuild(str(error))

@@ -106,8 +106,10 @@ class Disk:
         """
         if {path.stat().st_ino for path in self._files()} != {seen[1] for seen in self._seen}:
             raise sqlite3.DatabaseError("it was replaced")
-        if not self.path.stat().st_size:
-            raise sqlite3.DatabaseError("it was emptied")
+        size_bytes = self.path.stat().st_size
+        if size_bytes < self._seen[0][2]:  # the log might hide it until it is gone
+            raise sqlite3.DatabaseError(f"it was cut from {self._seen[0][2]} to {size_bytes} bytes")
+        _check_header(self.path)
         self._writer.execute("PRAGMA busy_timeout=100")  # somebody may be reading
         self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._writer.execute("PRAGMA busy_timeout=10000")
@@ -131,7 +133,10 @@ class Disk:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
             raise
-        self._seen = self._look()
+        now = self._look()
+        is_same = [seen[:2] for seen in now] == [seen[:2] for seen in self._seen]
+        if is_same and now[0][2] >= self._seen[0][2]:
+            self._seen = now  # else it stays touched: what was written went nowhere
         return values
 
     def _files(self) -> list[Path]:
