@@ -35,7 +35,7 @@ EVENT_NAMES = frozenset(
         "device.quarantined", "device.resumed", "device.hung", "device.slow", "device.adopted",
         "device.released", "device.resized", "device.restored", "device.restoring",
         "ring.reset_by_others",
-        "command.poisoned", "worker.hung", "worker.oom", "worker.spread",
+        "command.poisoned", "worker.hung", "worker.oom", "worker.unlimited", "worker.spread",
         "rollout.started", "rollout.canary", "rollout.batch", "rollout.done",
         "rollout.rolling_back", "rollout.rolled_back", "rollout.failed", "supervisor.reexec",
     }

@@ -36,6 +36,7 @@ from obdsup.supervisor.release import Release, find_release, own_release
 from obdsup.supervisor.settings import Settings
 from obdsup.supervisor.warming import Warming
 from obdsup.supervisor.worker import Worker
+from obdsup.supervisor.worker_cgroup import WorkerCgroups
 from obdsup.supervisor.worker_link import WorkerLink
 from obdsup.supervisor.worker_machine import WorkerAction, WorkerEvent, WorkerState
 from obdsup.supervisor.worker_process import WorkerProcess
@@ -75,6 +76,9 @@ class Fleet:
         self._loop = loop
         self._hooks = hooks
         self._starter = WorkerStarter(settings, loop, self._on_spawned, self._on_exited)
+        self._cgroups = WorkerCgroups(settings.run_dir)
+        self._cgroups.remove_empty()
+        self._is_limit_refused = False
         self._warming = Warming(settings, events, hooks.images)
         self._changed = threading.Condition()
         self._workers: dict[str, Worker] = {}
@@ -188,8 +192,10 @@ class Fleet:
                     if found is not None:
                         found.step(WorkerEvent.ASSIGNED)
                         found.devices.add(device)
-                        return found
+                        break
                     self._wait(path, deadline, timeout_s, device)
+        self._limit_memory(found)
+        return found
 
     @contextlib.contextmanager
     def _counted(self, path: str) -> Iterator[None]:
@@ -271,11 +277,24 @@ class Fleet:
     def _leave(self, worker: Worker, device: str, event: WorkerEvent) -> None:
         with self._changed:
             worker.devices.discard(device)
-            if worker.devices:
-                return
-            actions = worker.step(event)
+            actions = () if worker.devices else worker.step(event)
             self._changed.notify_all()
+        self._limit_memory(worker)
         self._carry_out(worker, actions)
+
+    def _limit_memory(self, worker: Worker) -> None:
+        """Gives the worker the limit that its devices ask for; without one it is left alone."""
+        with self._changed:
+            lodgers = self._seat(worker).lodgers
+        refusal = self._cgroups.limit(
+            worker.id, worker.identity.pid, placement.memory_limit(lodgers)
+        )
+        if refusal and not self._is_limit_refused and not worker.has_exited.is_set():
+            self._is_limit_refused = True  # said once: it is the host, not the worker
+            self._events.emit(
+                "worker.unlimited", worker.device, level=logging.WARNING, worker=worker.id,
+                reason=refusal,
+            )  # fmt: skip
 
     def settle(self, worker_id: str) -> None:
         """The devices of a worker stay where they are: it closes the images of all others."""
@@ -421,7 +440,8 @@ class Fleet:
             return
         worker.exited_s = time.monotonic()
         was_starting = worker.state is WorkerState.STARTING
-        death = worker.death = judge_death(exit_status, is_hung=worker.is_hung, is_oom=False)
+        is_oom = self._cgroups.has_oom(worker.id)
+        death = worker.death = judge_death(exit_status, is_hung=worker.is_hung, is_oom=is_oom)
         worker.has_exited.set()
         actions = self._step(worker, WorkerEvent.EXITED)  # tells the devices first of all
         with self._changed:
@@ -435,6 +455,12 @@ class Fleet:
             pid=worker.identity.pid, status="unknown" if exit_status is None else exit_status,
             cause=death.cause.value,
         )  # fmt: skip
+        if is_oom:
+            self._events.emit(
+                "worker.oom", worker.device, level=logging.WARNING, worker=worker.id,
+                pid=worker.identity.pid,
+            )  # fmt: skip
+        self._cgroups.remove(worker.id)
         for listener in self.listeners:
             listener(worker, death)
         if was_starting:

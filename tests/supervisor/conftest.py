@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from obdsup.supervisor.worker_cgroup import WorkerCgroups
 from tests.supervisor.fake_service import FakeService
 
 
@@ -19,6 +20,7 @@ def idle(request: pytest.FixtureRequest) -> Iterator[FakeService]:
     service = FakeService(root)
     yield service
     service.close()
+    WorkerCgroups(root / "run").remove_empty()
     if "Traceback" in service.log_text():
         print(service.log_text())
     shutil.rmtree(root)

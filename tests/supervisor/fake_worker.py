@@ -37,6 +37,7 @@ class FakeWorker:
         self.served: dict[str, dict[str, Any]] = {}
         self.folder = Path("/nonexistent")
         self.lock = threading.Lock()
+        self.eaten: list[bytes] = []
         self.changing: list[str] = []  # devices with a serve or drain under way
 
     def planted(self, what: str) -> bool:
@@ -139,6 +140,8 @@ class FakeWorker:
         completed = 0
         while any(one["lock"] == fd for one in list(self.served.values())):
             completed += 1
+            if self.planted("eat-memory"):
+                self.eaten.append(os.urandom(4 << 20))
             os.pwrite(fd, struct.pack("<Q", completed), COUNTERS + 7 * 8)
             time.sleep(0.01)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -130,6 +131,39 @@ def test_sigterm_ends_the_supervisor_whatever_is_stuck(idle: FakeService) -> Non
     finally:
         os.close(reading)
         os.close(writing)
+
+
+def test_a_worker_that_needs_too_much_memory_dies_and_only_its_device_is_taken_over(
+    service: FakeService,
+) -> None:
+    group = memory_group()
+    if group is None:
+        pytest.skip("no memory control group can be made here")
+    service.create("other")
+    service.create("a", memory_max=64 << 20)
+    service.wait_for_standby()
+    other, pid = service.worker_pid("other"), service.worker_pid("a")
+    (service.root / "img" / "eat-memory").write_text(service.show("a")["worker"]["id"])
+    shown = service.online_with_other_worker("a", pid)
+    assert "oom" in shown["last_takeover"]["cause"]
+    assert [row["device"] for row in service.events("worker.oom")] == ["a"]
+    assert service.worker_pid("other") == other
+
+
+def memory_group() -> Path | None:
+    """A place where the kernel lets us limit memory."""
+    for path in (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory")):
+        group = path / f"obdsup-test-{os.getpid()}"
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            if list(group.glob("memory.*")):
+                return path
+        finally:
+            group.rmdir()
+    return None
 
 
 def test_devices_that_share_a_worker_and_one_that_does_not(service: FakeService) -> None:
