@@ -7,6 +7,7 @@ import itertools
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ __all__ = ["WorkerLink"]
 
 CALLS_AT_ONCE = 12
 ASIDES_AT_ONCE = 16
+_FULL_QUEUE_S = 0.002
 _PEERCRED = struct.Struct("3i")
 
 
@@ -99,14 +101,28 @@ class WorkerLink:
     def _connect(self, timeout_s: float) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sock.settimeout(timeout_s)
+        deadline = time.monotonic() + timeout_s
         try:
-            sock.connect(self.path)
+            while not self._has_connected(sock):
+                if time.monotonic() > deadline:
+                    raise TimeoutError("its queue of connections stays full")
+                time.sleep(_FULL_QUEUE_S)
         except OSError as error:
             sock.close()
             raise self._lost(
                 f"can not be reached: {error}", is_timeout=isinstance(error, TimeoutError)
             ) from error
         return sock
+
+    def _has_connected(self, sock: socket.socket) -> bool:
+        """False: the queue of the listener is full, which a socket with a timeout does not wait
+        for. A crowd of devices on one worker is no reason to call it lost.
+        """
+        try:
+            sock.connect(self.path)
+        except BlockingIOError:
+            return False
+        return True
 
     def _exchange(
         self,
