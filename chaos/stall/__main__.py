@@ -66,7 +66,7 @@ def _fleet(options: argparse.Namespace) -> Iterator[Row]:
         begin = {"devices": options.fleet}
         yield {**begin, "what": "processor", **fleet_figures.watch_share(rig)}
         yield {**begin, "what": "supervisor started", **fleet_figures.adoptions(rig, 5)}
-        yield {**begin, "what": "all workers killed", **fleet_figures.all_killed(rig, 5)}
+        yield {**begin, "what": "all workers killed", **fleet_figures.all_killed(rig, 3)}
         yield {**begin, "what": "supervisor's memory", **fleet_figures.memory_mib(rig)}
     yield {**begin, "what": "checked", "commands": rig.commands}
 

@@ -31,7 +31,8 @@ def all_killed(rig: FleetRig, rounds: int) -> dict[str, Any]:
     """Kills every worker at the same moment; until each device has published a completion again.
 
     Returns:
-        Seconds, by round: of the first and the last device.
+        Seconds until the last device is served, and until half of them are: medians of the
+        rounds; and the longest round.
     """
     last_s, median_s = [], []
     for _ in range(rounds):

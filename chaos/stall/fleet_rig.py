@@ -20,6 +20,7 @@ __all__ = ["FleetRig"]
 
 SIZE_BYTES = 16 * 1024 * 1024
 CREATES_AT_ONCE = 4
+CALM_S = 900.0  # a crowd is spread out one hand-over at a time: about a second each when it is busy
 _ZEROS = ("errors", "lost", "stale", "misplaced")
 
 
@@ -89,7 +90,7 @@ class FleetRig:
         Raises:
             RigError: not within the bound.
         """
-        wait_until(self._is_calm, self._patience_s, "a worker for each device, and a warm standby")
+        wait_until(self._is_calm, CALM_S, "a worker for each device, and a warm standby")
 
     def _is_calm(self) -> bool:
         pids = {counters.owner_pid for counters in self.counters().values()}
