@@ -14,7 +14,7 @@ import os
 import random
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,8 +88,8 @@ class Fleet:
         self._extra: dict[str, int] = {}  # standbys wanted of other releases, by path
         # Called in the loop with every worker that died; must not block.
         self.listeners: list[Callable[[Worker, Death], None]] = []
-        self._backoff = Backoff()
-        self._no_spawn_before_s = 0.0
+        self._backoffs: defaultdict[str, Backoff] = defaultdict(Backoff)  # by release path
+        self._no_spawn_before_s: dict[str, float] = {}  # monotonic, by release path
 
     # -- what others see ---------------------------------------------------------------------
     def workers(self) -> list[Worker]:
@@ -379,8 +379,7 @@ class Fleet:
 
     def _replenish(self) -> None:
         """Starts as many as are wanted and not under way, a few at a time."""
-        if time.monotonic() < self._no_spawn_before_s:
-            return
+        now = time.monotonic()
         with self._changed:
             starting = Counter(
                 worker.release_path
@@ -393,10 +392,11 @@ class Fleet:
                 if worker.state is WorkerState.STANDBY
             )
             missing = {path: count - have[path] for path, count in self._wanted().items()}
-        slots = STARTS_AT_ONCE - starting.total()
         for path, count in missing.items():
-            for _ in range(max(min(count, slots), 0)):
-                slots -= 1
+            if now < self._no_spawn_before_s.get(path, 0.0):
+                continue
+            # By release: workers of one that never get ready must not keep ours from being started.
+            for _ in range(max(min(count, STARTS_AT_ONCE - starting[path]), 0)):
                 reason = self._starter.start(path)
                 if reason is not None:
                     self._events.emit(
@@ -468,10 +468,9 @@ class Fleet:
         self._starter.drop(process)
 
     def _start_failed(self, release_path: str) -> None:
-        """A release that was removed must not keep ours from being started."""
-        if not release_path:
-            wait_s = self._backoff.failed(time.monotonic(), random.random())
-            self._no_spawn_before_s = time.monotonic() + wait_s
+        """Each release has its own back-off: a bad one must not keep ours from being started."""
+        wait_s = self._backoffs[release_path].failed(time.monotonic(), random.random())
+        self._no_spawn_before_s[release_path] = time.monotonic() + wait_s
 
     # -- machine -----------------------------------------------------------------------------
     def _step(
@@ -514,7 +513,7 @@ class Fleet:
                 self.fence(worker, f"no hello in {self._settings.start_timeout_s} s: {error}")
                 return
             hello.close_fds()
-            self._backoff.succeeded()
+            self._backoffs[worker.release_path].succeeded()
             worker.release = str(hello.body.get("release", ""))
             self._step(worker, WorkerEvent.ANSWERED, only_while=WorkerState.STARTING)
             self.replenish_soon()

@@ -300,8 +300,8 @@ class RolloutGround:
                     if worker.release_path == release.path:
                         return ""
                     device.hand_over(release)
-                elif state is ServiceState.WAITING:
-                    device.serving.attach()  # at once: its back-off came from the other release
+                elif state in (ServiceState.WAITING, ServiceState.QUARANTINED):
+                    device.serving.resume()  # at once: its deaths were the other release's
             except DeviceNotFound:
                 return ""
             except ObdError as error:
