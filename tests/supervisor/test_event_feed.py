@@ -13,6 +13,8 @@ from obdsup.errors import ConfigError
 from tests.conftest import eventually
 from tests.supervisor.fake_service import FakeService
 
+pytestmark = [pytest.mark.integration]
+
 
 def names(rows: list[dict[str, Any]]) -> list[str]:
     return [row["event"] for row in rows]

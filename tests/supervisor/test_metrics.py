@@ -18,6 +18,8 @@ from obdsup.supervisor.metrics_server import parse_address
 from tests.conftest import eventually
 from tests.supervisor.fake_service import FakeService
 
+pytestmark = [pytest.mark.integration]
+
 
 class UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: Path) -> None:

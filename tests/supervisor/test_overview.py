@@ -8,8 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.conftest import eventually
 from tests.supervisor.fake_service import FakeService
+
+pytestmark = [pytest.mark.integration]
 
 
 def obdsup(service: FakeService, *arguments: str) -> str:

@@ -20,6 +20,8 @@ from obdsup.supervisor.rpc_namespace import FIRST_FAULT, plain
 from tests.conftest import REPO, eventually
 from tests.supervisor.fake_service import FakeService, is_alive
 
+pytestmark = [pytest.mark.integration]
+
 BIN = Path(sys.executable).parent
 LISTENER = Path(__file__).with_name("recording_listener.py")
 
