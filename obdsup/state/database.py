@@ -68,6 +68,7 @@ class Database:
         self._mirror = Mirror()
         self._disk: Disk | None = None
         self._failure = ""
+        self._untold: Rebuilt | None = None  # one that could not be ended yet
         self._is_behind = False  # rows in memory are not on disk
         self._is_suspect = False  # a read found damage
         self._next_attempt_s = self._next_check_s = 0.0
@@ -338,6 +339,8 @@ class Database:
             self._is_behind = False
         log.warning("state.caught_up path=%s", self.path)
         self._failure = ""
+        if self._untold is not None:
+            self._tell(self._untold)
         return True
 
     def _look_after_file(self) -> None:
@@ -378,13 +381,17 @@ class Database:
             refill(disk, rebuilt, self._copies)
         except (sqlite3.Error, StateError, OSError) as error:
             self._fell_behind(f"{rebuilt.reason}; a new one can not be made: {error}")
+            self._untold = rebuilt
             return False
         with self._lock:
             self._disk, self._is_behind = disk, False
         self._failure = ""
-        self.last_rebuilt = rebuilt
-        self.on_rebuilt(rebuilt)
+        self._tell(rebuilt)
         return True
+
+    def _tell(self, rebuilt: Rebuilt) -> None:
+        self.last_rebuilt, self._untold = rebuilt, None
+        self.on_rebuilt(rebuilt)
 
     def _new_file(self) -> Disk:
         """From memory; all of it or nothing."""
