@@ -12,11 +12,13 @@ from chaos.faults.environment_journal import TornJournal
 from chaos.faults.environment_lower import CorruptBlock, FailingLower, SilentLower, SlowLower
 from chaos.faults.environment_memory import Oom
 from chaos.faults.environment_state import BrokenState, ReadOnlyState
+from chaos.faults.environment_state_live import DamagedState
 from chaos.faults.handover import KillInHandover
 from chaos.faults.lives import KillInCreate, KillInRemove
 from chaos.faults.moves import Reexec, Upgrade, UpgradeCut
 from chaos.faults.pauses import WorkerHang, WorkerStop, WorkerTerm
 from chaos.faults.points import PointInHandover, PointInRecovery, WorkerSegv
+from chaos.faults.poison import PoisonedCommand
 from chaos.faults.processes import AllWorkersKill, BothKill, StandbyKill, SupervisorKill, WorkerKill
 from chaos.faults.recovery import KillInRecovery
 
@@ -60,6 +62,8 @@ CATALOGUE: dict[str, CatalogEntry] = {
         CatalogEntry(ReadOnlyState(), 2, is_kill=True),
         CatalogEntry(ClockJump(), 2, is_kill=True),
         CatalogEntry(BrokenState(), 3),
+        CatalogEntry(DamagedState(), 2, is_kill=True),
+        CatalogEntry(PoisonedCommand(), 2),
         CatalogEntry(Reexec(), 3),
         CatalogEntry(Upgrade(), 1),
         CatalogEntry(UpgradeCut(), 2, is_kill=True),

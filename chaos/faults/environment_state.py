@@ -17,6 +17,7 @@ from chaos.rig.node import wait_until
 from chaos.rig.problem import RigError
 from chaos.rig.state_disk import DATABASE_NAMES, StateDisk
 from chaos.rig.supervision import ends_by_itself, stop_supervisor
+from obdsup.state.migrations import SCHEMA_VERSION
 
 __all__ = ["BrokenState", "ReadOnlyState"]
 
@@ -69,14 +70,15 @@ class ReadOnlyState:
 
 
 class BrokenState:
-    """The supervisor dies, its database is damaged, the next one starts, then the copy comes back.
+    """The supervisor dies, its database is damaged, the next one starts.
 
-    The worker serves all the time. The supervisor says what is wrong and ends, or, when what is
-    left is a sound older database, goes on with it.
+    The worker serves all the time. The supervisor makes the database anew from the rows it finds
+    elsewhere and says so. Only one of a newer release or of another program it refuses: then the
+    copy comes back.
     """
 
     kind = "state-db-broken"
-    about = "state.db is damaged while the supervisor is dead: said by name, workers serve on"
+    about = "state.db is damaged while the supervisor is dead: made anew and said, workers serve on"
     needs = frozenset({Need.SUPERVISED})
 
     def inflict(self, site: Site, chance: random.Random) -> Landing:
@@ -92,24 +94,28 @@ class BrokenState:
             damage(node.state_dir, chance)
             has_ended = ends_by_itself(node)
             was_known = not has_ended and _is_known(site)
+            rebuilt = "" if has_ended else str(node.ask("status")["state_rebuilt"])
             watch.wait_until_it_goes_on()
             with (node.run_dir / "supervisor.log").open("rb") as log:
                 log.seek(said_before)
                 said = log.read().decode(errors="replace")
         finally:
             stop_supervisor(node)
-            if name != "torn-wal":  # what a crash leaves: it must do with that
+            if name in REFUSED:
                 _copy(copies, node.state_dir)
             node.start_supervisor()
         watch.wait_for_supervisor()
         wait_until(lambda: _is_online(site), site.patience_s, f"{site.device.name} is known again")
         wrong = _judge(name, has_ended=has_ended, said=said)
+        if not has_ended and not was_known:
+            wrong.append(f"{name}: {site.device.name} was forgotten")
         if not watch.is_same_worker():
             wrong.append(f"{site.device.name} was not adopted from worker {watch.before.owner_pid}")
         watch.wait_until_it_goes_on()
         return watch.landing(
-            has_landed=has_ended or (name not in REFUSED and was_known == (name != "deleted")),
+            has_landed=has_ended or bool(rebuilt) or name == "torn-wal",
             evidence=f"{name}: the supervisor {'ended and said so' if has_ended else 'went on'}, "
+            f"{rebuilt or 'nothing rebuilt'}, "
             f"worker {watch.before.owner_pid} served on and was adopted",
             wrong=wrong,
             supervisors_killed=1 if has_ended else 2,
@@ -141,7 +147,8 @@ def _inner_page(state_dir: Path, chance: random.Random) -> None:
 def _newer_version(state_dir: Path, chance: random.Random) -> None:
     """As if a later release had written it."""
     with sqlite3.connect(_settled(state_dir)) as connection:
-        connection.execute(f"PRAGMA user_version={chance.randint(2, 999)}")
+        newer = chance.randint(SCHEMA_VERSION + 1, 999)
+        connection.execute(f"PRAGMA user_version={newer}")
     connection.close()
 
 
@@ -155,7 +162,7 @@ def _someone_elses(state_dir: Path, chance: random.Random) -> None:
 
 
 def _deleted(state_dir: Path, chance: random.Random) -> None:
-    """Gone: the next supervisor starts empty."""
+    """Gone, log and all."""
     for name in DATABASE_NAMES:
         (state_dir / name).unlink(missing_ok=True)
 
@@ -183,21 +190,24 @@ def _committed_ends(content: bytes, frame_bytes: int) -> Iterator[int]:
 
 
 REFUSED: dict[str, Callable[[Path, random.Random], None]] = {
-    "truncated": _truncated,
-    "random-bytes": _random_bytes,
-    "inner-pages": _inner_page,
     "newer-version": _newer_version,
     "someone-elses": _someone_elses,
 }
-DAMAGES = {**REFUSED, "deleted": _deleted, "torn-wal": _torn_wal}
+HEALED: dict[str, Callable[[Path, random.Random], None]] = {
+    "truncated": _truncated,
+    "random-bytes": _random_bytes,
+    "inner-pages": _inner_page,
+    "deleted": _deleted,
+}
+DAMAGES = {**REFUSED, **HEALED, "torn-wal": _torn_wal}
 
 
 def _judge(name: str, *, has_ended: bool, said: str) -> list[str]:
     """What the supervisor should have said and done, against what it did."""
     wrong = []
     if name in REFUSED and not has_ended:
-        wrong.append(f"{name}: the supervisor went on with a damaged database")
-    if name in REFUSED and "state.db" not in said:
+        wrong.append(f"{name}: the supervisor went on with a database that is not its own")
+    if name != "torn-wal" and "state.db" not in said:
         wrong.append(f"{name}: the supervisor did not name state.db: {said[-300:]!r}")
     if name not in REFUSED and has_ended:
         wrong.append(f"{name}: the supervisor ended: {said[-300:]!r}")

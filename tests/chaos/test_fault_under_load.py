@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from chaos.faults import environment_journal, environment_state
+from chaos.faults import environment_journal, environment_state, environment_state_live
 from chaos.faults.base import Landing, Site
 from chaos.faults.environment import Watch
 from chaos.faults.environment_clock import ClockJump
@@ -21,6 +21,7 @@ from chaos.faults.environment_disk import FullStateDisk
 from chaos.faults.environment_journal import TornJournal
 from chaos.faults.environment_memory import Oom
 from chaos.faults.environment_state import BrokenState, ReadOnlyState
+from chaos.faults.environment_state_live import DamagedState
 from chaos.rig.cgroup import MemoryCgroup, oom_kill_count
 from chaos.rig.immutable import Immutable
 from chaos.rig.problem import RigError
@@ -90,7 +91,7 @@ def test_a_sound_journal_is_not_torn(site: Site, monkeypatch: pytest.MonkeyPatch
     assert landing.wrong == ("none: the journal was taken as sound",)
 
 
-@pytest.mark.parametrize("name", ["truncated", "deleted", "torn-wal"])
+@pytest.mark.parametrize("name", ["truncated", "deleted", "torn-wal", "newer-version"])
 def test_broken_state_db_stops_no_worker(
     site: Site, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -103,7 +104,24 @@ def test_a_sound_state_db_is_not_broken(site: Site, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(environment_state, "DAMAGES", {"truncated": nothing})
     landing = BrokenState().inflict(site, random.Random(3))
     assert not landing.has_landed
-    assert any("went on with a damaged database" in line for line in landing.wrong)
+    assert any("did not name state.db" in line for line in landing.wrong)
+
+
+@pytest.mark.parametrize("name", sorted(environment_state_live.DAMAGES))
+def test_a_state_db_damaged_under_the_supervisor_is_made_anew(
+    site: Site, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    damages = environment_state_live.DAMAGES
+    monkeypatch.setattr(environment_state_live, "DAMAGES", {name: damages[name]})
+    demand_landed(DamagedState().inflict(site, random.Random(4)))
+
+
+def test_a_state_db_that_is_left_alone_is_not_made_anew(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment_state_live, "DAMAGES", {"none": nothing})
+    with pytest.raises(RigError, match="made anew"):
+        DamagedState().inflict(replace(site, patience_s=HASTY_S), random.Random(4))
 
 
 @pytest.mark.parametrize("seed", [1, 2])  # both died, only the worker
