@@ -16,7 +16,7 @@ __all__ = ["check_start", "check_state"]
 
 PHASES = frozenset(
     ("planned", "ring_made", "serving", "online", "rolling_back", "retracting", "retracted",
-     "drained")
+     "drained", "restoring")
 )  # fmt: skip
 
 
