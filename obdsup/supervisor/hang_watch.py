@@ -28,6 +28,7 @@ from obdsup.supervisor.worker_machine import WorkerState
 __all__ = ["HangWatch"]
 
 INTERVAL_S = 0.25
+DUE_INTERVAL_S = 0.05  # while a silence is about to reach the limit
 SLOW_OVER_S = 30.0  # not slow for so long: the next time is told of again
 LATE_S = 5.0  # a watch that has not looked for so long is not well itself
 CONFIRM_TIMEOUT_S = 0.5  # for the control thread of a worker whose engine stands
@@ -57,6 +58,7 @@ class HangWatch:
         self._looked_at_s = time.monotonic()
         self._looks = 0
         self._cpu_s = 0.0
+        self._is_due = False
 
     def start(self) -> None:
         """Begins to look."""
@@ -97,7 +99,7 @@ class HangWatch:
     # -- the thread ------------------------------------------------------------------------------
     def _run(self) -> None:
         while True:
-            time.sleep(INTERVAL_S)
+            time.sleep(DUE_INTERVAL_S if self._is_due else INTERVAL_S)
             try:
                 self._look(time.monotonic())
             except Exception:
@@ -124,6 +126,9 @@ class HangWatch:
             if watched.is_silent:
                 silent.add(worker.id)
             self._take(name, worker, finding, now_s)
+        self._is_due = any(
+            watched.is_due_within(INTERVAL_S, self._limit_s) for watched in self._watched.values()
+        )
         self._findings = findings
         for name in self._watched.keys() - findings.keys():
             del self._watched[name]

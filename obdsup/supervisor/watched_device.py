@@ -49,6 +49,11 @@ class WatchedDevice:
         """Its heartbeat did not move at the last look although it had work."""
         return self._memory is not None and self._memory.silence.for_s > 0
 
+    def is_due_within(self, time_s: float, limit_s: float) -> bool:
+        """Whether its silence reaches the limit that soon, if it goes on; no more once it has."""
+        silent_s = self._memory.silence.for_s if self._memory is not None else 0.0
+        return bool(silent_s) and limit_s - time_s < silent_s < limit_s + time_s
+
     def look(
         self, pid: int, journal: JournalFile, ring: RingHandle, now_s: float, limit_s: float
     ) -> Finding:
