@@ -155,6 +155,25 @@ def test_new_devices_come_from_the_release_that_was_rolled_out(
     all_is_well(service, ("a", "b"), "0.2.0")
 
 
+def test_the_supervisor_follows_its_workers_and_goes_back_with_them(
+    service: Service, devices: tuple[str, ...]
+) -> None:
+    """The next release calls its workers' releases by other names: what was kept must still fit."""
+    new = make_release(service.root / "new", "0.2.0")
+    old, pid = Path(service.call("upgrade", "status")["release_of_supervisor"]), 0
+    for target, version in ((new, "0.2.0"), (old, OWN)):
+        report = service.call("upgrade", "--to", str(target), "--watch", "0.1s")
+        assert report["supervisor"]["to"] == version
+        eventually(lambda version=version: service.call("status")["release"] == version, 60)
+        assert pid in (0, service.call("status")["pid"])
+        pid = service.call("status")["pid"]
+        assert releases(service) == {version}
+        assert service.call("upgrade", "status")["left"] == []
+        assert service.call("upgrade", "--to", str(target))["is_same"]
+    assert {service.show(name)["takeovers"] for name in devices} == {0}
+    all_is_well(service, devices)
+
+
 def test_a_release_that_crashes_is_rolled_back(service: Service, devices: tuple[str, ...]) -> None:
     bad = make_release(service.root / "bad", "0.2.0", {"worker/device.py": CRASHES})
     reason = rolled_back(service, bad, "--watch", "5s")
