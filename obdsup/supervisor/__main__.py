@@ -128,7 +128,7 @@ def say_what_this_is(settings: Settings) -> int:
         "journal": LAYOUT_VERSION,
         "protocol": PROTOCOL_VERSION,
     }
-    print(json.dumps(found))
+    print(json.dumps(found), flush=True)  # the end of the process flushes nothing
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import obdsup
 from obdsup.cli.__main__ import build_parser
 from obdsup.supervisor.__main__ import parse_arguments
 from tests.conftest import REPO
@@ -60,6 +63,17 @@ def test_its_commands_exist() -> None:
     assert parse_arguments(start.split()[2:]).provider == "auto"
     arguments = reload.split()[1:]
     assert build_parser(arguments[0]).parse_args(arguments).command == "reload"
+
+
+def test_the_supervisor_says_what_it_is_also_into_a_pipe(tmp_path: Path) -> None:
+    directories = ["--run-dir", str(tmp_path / "run"), "--state-dir", str(tmp_path / "state")]
+    environment = {name: value for name, value in os.environ.items() if name[:6] != "PYTHON"}
+    done = subprocess.run(
+        [sys.executable, "-m", "obdsup.supervisor", *directories, "--provider", "load", "--check"],
+        cwd=REPO, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout)["version"] == obdsup.__version__
+    assert list(tmp_path.iterdir()) == [], "a check makes nothing"
 
 
 def test_workers_outlive_it_and_no_directive_gives_it_mounts_of_its_own() -> None:
