@@ -30,7 +30,7 @@ After=basic.target
 [Service]
 ExecStart=/bin/sh -c '/bin/sh /result/command.sh >/dev/ttyS1 2>&1; exec /bin/sh /result/ending.sh \$\$?'
 EnvironmentFile=/run/guest.environment
-KillMode=none
+Delegate=yes
 UNIT
 printf 'PATH=%s\nHOME=%s\nLANG=%s\n' "$PATH" "$HOME" "$LANG" >/run/guest.environment
 exec /lib/systemd/systemd --unit=guest.target --show-status=no
