@@ -8,7 +8,7 @@ mkdir -p .setup
 PACKAGES=(
   build-essential pkg-config python3-dev python3-venv libfuse3-dev liblz4-dev libzstd-dev  # build
   fuse3 e2fsprogs util-linux kmod cpio xz-utils iproute2 procps psmisc                     # devices, guest
-  runc busybox-static qemu-system-x86 fio sqlite3                                          # containers, guest, load
+  runc busybox-static qemu-system-x86 fio sqlite3 systemd                                  # containers, guest, load
   clang clang-format libclang-rt-14-dev spin                                               # checks, fuzzing, model
   dmsetup xfsprogs                                                                         # power loss
 )
