@@ -116,8 +116,8 @@ class OperationRow:
 class RolloutRow:
     """The last or present rollout. ``state`` is a name of supervisor.rollout_machine."""
 
-    target: str  # path of the release that is rolled out, "" for the supervisor's own
-    origin: str  # path of the release the devices came from
+    target: str  # full path of the release that is rolled out
+    origin: str  # full path of the one that new devices came from
     state: str
     options: dict[str, float]  # canary, batch, watch_s
     moved: tuple[str, ...]  # devices that were moved, in order

@@ -138,7 +138,7 @@ class Fleet:
         """Keeps ``count`` warm standbys of a release, until called with 0. Of our own, and of every
         release that devices are pinned to, as many as the settings say are kept anyway."""
         with self._changed:
-            self._releases.setdefault(release.path, release)
+            self._releases[release.path] = release
             if count:
                 self._extra[release.path] = count
             else:
