@@ -18,6 +18,7 @@ from chaos.faults.lives import KillInCreate, KillInRemove
 from chaos.faults.moves import Reexec, Upgrade, UpgradeCut
 from chaos.faults.pauses import WorkerHang, WorkerStop, WorkerTerm
 from chaos.faults.points import PointInHandover, PointInRecovery, WorkerSegv
+from chaos.faults.poison import PoisonedCommand
 from chaos.faults.processes import AllWorkersKill, BothKill, StandbyKill, SupervisorKill, WorkerKill
 from chaos.faults.recovery import KillInRecovery
 
@@ -62,6 +63,7 @@ CATALOGUE: dict[str, CatalogEntry] = {
         CatalogEntry(ClockJump(), 2, is_kill=True),
         CatalogEntry(BrokenState(), 3),
         CatalogEntry(DamagedState(), 2, is_kill=True),
+        CatalogEntry(PoisonedCommand(), 2),
         CatalogEntry(Reexec(), 3),
         CatalogEntry(Upgrade(), 1),
         CatalogEntry(UpgradeCut(), 2, is_kill=True),

@@ -89,8 +89,15 @@ class Watch:
 
     def last_event(self) -> int:
         """The number of the newest event."""
-        rows = self._events_after(0)
+        rows = self.site.node.ask("events", newest=1)
         return int(rows[-1]["id"]) if rows else 0
+
+    def events_of(self, device: str, name: str) -> list[dict[str, Any]]:
+        """The newest events of a device that have this name, oldest first."""
+        rows: list[dict[str, Any]] = self.site.node.ask(
+            "events", newest=100, device=device, pattern=name
+        )
+        return rows
 
     def events_since(self, number: int, name: str) -> list[dict[str, Any]]:
         """The events of this device of one name after an event number."""
