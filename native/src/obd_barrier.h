@@ -23,7 +23,11 @@
 #define obd_load_relaxed(ptr)	      __atomic_load_n((ptr), __ATOMIC_RELAXED)
 #define obd_store_relaxed(ptr, value) __atomic_store_n((ptr), (value), __ATOMIC_RELAXED)
 #define obd_add_relaxed(ptr, value)   __atomic_fetch_add((ptr), (value), __ATOMIC_RELAXED)
-#define obd_fence()		      __atomic_thread_fence(__ATOMIC_SEQ_CST)
+/* Stores `value` if `expected` is there; true if it was. */
+#define obd_replace_release(ptr, expected, value)                                                  \
+	__atomic_compare_exchange_n((ptr), &(__typeof__(*(ptr))){expected}, (value), 0,            \
+				    __ATOMIC_RELEASE, __ATOMIC_RELAXED)
+#define obd_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
 /* No store behind it becomes visible before any store in front of it. */
 #define obd_fence_stores() __atomic_thread_fence(__ATOMIC_RELEASE)
 

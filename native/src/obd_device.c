@@ -93,6 +93,7 @@ static int attach_fresh(struct obd_device *device, const struct obd_journal_iden
 	if (rc)
 		return rc;
 	obd_journal_format(&flight->journal, identity, tail);
+	flight->tail = tail;
 	rc = allocate_tables(device, info);
 	if (!rc)
 		obd_journal_own(&flight->journal, identity->generation);

@@ -38,18 +38,20 @@ struct obd_device {
 	struct obd_lane lane;
 	struct obd_pool *pool;
 	struct obd_recovery replay;
-	uint32_t suspect_at;	     /* next of replay.slots to look at for suspects */
-	uint32_t replay_at;	     /* the same, for what changes data */
-	uint32_t poison_after;	     /* deaths; 0: never */
-	bool has_started_reads;	     /* of what was recovered */
-	bool is_replaying;	     /* one that runs alone is running */
-	bool is_attached;	     /* attached_ns was noted */
-	bool is_writing;	     /* the image's writer role is ours */
-	bool is_polled;		     /* wait_fd is in the engine's epoll */
-	bool is_ready;		     /* the ring may hold something */
-	bool needs_kick;	     /* published since the last kick */
-	uint32_t running;	     /* commands given out and not back */
-	int32_t failed;		     /* enum obd_err; set once by the engine thread, read by any */
+	uint32_t suspect_at;	/* next of replay.slots to look at for suspects */
+	uint32_t replay_at;	/* the same, for what changes data */
+	uint32_t poison_after;	/* deaths; 0: never */
+	bool has_started_reads; /* of what was recovered */
+	bool is_replaying;	/* one that runs alone is running */
+	bool is_attached;	/* attached_ns was noted */
+	bool is_writing;	/* the image's writer role is ours */
+	bool is_polled;		/* wait_fd is in the engine's epoll */
+	bool is_ready;		/* the ring may hold something */
+	bool needs_kick;	/* published since the last kick */
+	bool is_reset;		/* by somebody else: what runs is awaited, its answer is void */
+	uint64_t reset_ns;	/* when that was noticed */
+	uint32_t running;	/* commands given out and not back */
+	int32_t failed;		/* enum obd_err; set once by the engine thread, read by any */
 	enum obd_device_phase phase; /* engine mutex */
 	bool wants_detach;	     /* engine mutex */
 };
@@ -77,6 +79,9 @@ void obd_device_read_event(struct obd_device *device);
 
 /* Picks up and starts commands, a bounded number. */
 void obd_device_serve(struct obd_device *device, uint64_t now_ns);
+
+/* Somebody reset the ring: goes on from there as soon as nothing runs any more. */
+void obd_device_restart(struct obd_device *device, uint64_t now_ns);
 
 /* A command came back from the pool. */
 void obd_device_finish(struct obd_command *command, uint64_t now_ns);

@@ -19,6 +19,7 @@
 #define EVENTS_MAX	   64
 #define BUSY_TURN_MS	   250 /* the heartbeat of an engine that waits for storage */
 #define IDLE_TURN_MS	   1000
+#define RESET_TURN_MS	   1 /* until a ring that somebody reset is served again */
 
 struct obd_engine {
 	int epoll_fd;
@@ -275,7 +276,7 @@ static void unpoll(struct obd_engine *engine, struct obd_device *device)
 
 static bool is_at_boundary(const struct obd_device *device)
 {
-	return !device->running && (device->is_attached || device->failed);
+	return !device->running && ((device->is_attached && !device->is_reset) || device->failed);
 }
 
 /* Follows what detaching threads want; a drained device is theirs when the mutex is released. */
@@ -323,6 +324,7 @@ static int serve_all(struct obd_engine *engine)
 	int sleep_ms = IDLE_TURN_MS;
 
 	for (struct obd_device *device = engine->devices; device; device = device->next) {
+		obd_device_restart(device, now_ns);
 		if (device->is_ready && device->phase == OBD_DEVICE_SERVING)
 			obd_device_serve(device, now_ns);
 		obd_device_kick(device);
@@ -333,6 +335,8 @@ static int serve_all(struct obd_engine *engine)
 		}
 		if (device->is_ready && device->phase == OBD_DEVICE_SERVING)
 			sleep_ms = 0;
+		if (device->is_reset && !device->running && sleep_ms > RESET_TURN_MS)
+			sleep_ms = RESET_TURN_MS;
 		if (device->running && sleep_ms > BUSY_TURN_MS)
 			sleep_ms = BUSY_TURN_MS;
 	}

@@ -48,7 +48,7 @@ const char *obd_err_name(int code)
 		"OBD_E_CHECKSUM", "OBD_E_RANGE",       "OBD_E_READONLY", "OBD_E_NOSPACE",
 		"OBD_E_AGAIN",	  "OBD_E_UNSUPPORTED", "OBD_E_LOCKED",	 "OBD_E_STALE",
 		"OBD_E_RING",	  "OBD_E_JOURNAL",     "OBD_E_INVAL",	 "OBD_E_TIMEOUT",
-		"OBD_E_SHORT",
+		"OBD_E_SHORT",	  "OBD_E_RESET",
 	};
 
 	if (code > 0 || -code >= (int)(sizeof(names) / sizeof(names[0])))

@@ -28,6 +28,7 @@ enum obd_err {
 	OBD_E_INVAL = -14,	/* the caller's mistake */
 	OBD_E_TIMEOUT = -15,	/* a bound passed */
 	OBD_E_SHORT = -16,	/* a file ends before the data it must hold */
+	OBD_E_RESET = -17,	/* somebody else reset the ring we serve */
 };
 
 struct obd_errinfo {

@@ -1,9 +1,21 @@
 #include "obd_flight.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "obd_barrier.h"
 #include "obd_crash.h"
+
+static void find_free(struct obd_flight *flight)
+{
+	const struct obd_journal *journal = &flight->journal;
+
+	flight->free_cnt = 0;
+	for (uint32_t i = journal->slot_cnt; i-- > 0;)
+		if (journal->slots[i].state == OBD_SLOT_FREE)
+			flight->free_slots[flight->free_cnt++] = i;
+	flight->in_flight = journal->slot_cnt - flight->free_cnt;
+}
 
 int obd_flight_init(struct obd_flight *flight)
 {
@@ -12,11 +24,7 @@ int obd_flight_init(struct obd_flight *flight)
 	flight->free_slots = calloc(journal->slot_cnt, sizeof(*flight->free_slots));
 	if (!flight->free_slots)
 		return OBD_E_NOMEM;
-	flight->free_cnt = 0;
-	for (uint32_t i = journal->slot_cnt; i-- > 0;)
-		if (journal->slots[i].state == OBD_SLOT_FREE)
-			flight->free_slots[flight->free_cnt++] = i;
-	flight->in_flight = journal->slot_cnt - flight->free_cnt;
+	find_free(flight);
 	return 0;
 }
 
@@ -47,39 +55,87 @@ static int skip_silent(const struct obd_ring *ring, uint32_t *offset, uint32_t e
 	return 0;
 }
 
+/*
+ * Is the tail where we left it? A reset puts it to 0. Where it was at 0 already, the head went
+ * back behind `next`, or something was queued since: then the entry at 0 has lost its mark.
+ */
+static bool is_ours(const struct obd_flight *flight)
+{
+	uint32_t tail, head, next = obd_next_offset(flight->journal.header->next);
+
+	if (obd_ring_tail(&flight->ring, &tail) || tail != flight->tail)
+		return false;
+	if (tail || !next)
+		return true;
+	return obd_ring_is_first_marked(&flight->ring) &&
+	       (obd_ring_head(&flight->ring, &head) || head >= next);
+}
+
+/* The next command's entry, from *offset on; 1, or 0: there is none. *offset: behind what nobody
+ * waits for. */
+static int find_next(const struct obd_flight *flight, uint32_t *offset, struct obd_entry *entry)
+{
+	const struct obd_ring *ring = &flight->ring;
+	uint32_t head;
+	int rc = 1;
+
+	if (obd_ring_head(ring, &head))
+		rc = OBD_E_RING;
+	else if (skip_silent(ring, offset, head))
+		rc = OBD_E_RING;
+	else if (*offset == head)
+		rc = 0;
+	else if (obd_ring_entry(ring, *offset, obd_ring_distance(ring, *offset, head), entry))
+		rc = OBD_E_RING;
+	/* Asked last: whoever resets stores the tail before it queues anything. */
+	return is_ours(flight) ? rc : OBD_E_RESET;
+}
+
+static void move_next(struct obd_flight *flight, uint32_t sequence, uint32_t offset)
+{
+	obd_store_release(&flight->journal.header->next, obd_next(sequence, offset));
+}
+
+/* Is the entry at offset 0 among those from `from` to `to`, or the one picked up at `to`? */
+static bool takes_first(uint32_t from, uint32_t to, bool is_picked_up)
+{
+	return to ? to < from || !from : is_picked_up;
+}
+
 int obd_flight_pick_up(struct obd_flight *flight, uint64_t now_ns, uint32_t *ret)
 {
 	struct obd_journal_header *header = flight->journal.header;
 	uint64_t next = header->next;
-	uint32_t head, offset = obd_next_offset(next), sequence = obd_next_sequence(next), index;
+	uint32_t offset = obd_next_offset(next), sequence = obd_next_sequence(next), index;
 	struct obd_journal_slot *slot;
 	struct obd_entry entry;
+	int rc = find_next(flight, &offset, &entry);
 
-	if (obd_ring_head(&flight->ring, &head))
-		return OBD_E_RING;
-	if (skip_silent(&flight->ring, &offset, head))
-		return OBD_E_RING;
+	if (rc < 0)
+		return rc;
+	if (takes_first(obd_next_offset(next), offset, rc))
+		obd_ring_mark_first(&flight->ring);
 	if (offset != obd_next_offset(next)) {
 		OBD_CRASH_POINT("pickup.skip");
-		obd_store_release(&header->next, obd_next(sequence, offset));
+		move_next(flight, sequence, offset);
 	}
-	if (offset == head || obd_flight_is_full(flight))
+	if (!rc || obd_flight_is_full(flight))
 		return 0;
-	if (obd_ring_entry(&flight->ring, offset, obd_ring_distance(&flight->ring, offset, head),
-			   &entry))
-		return OBD_E_RING;
 	index = flight->free_slots[flight->free_cnt - 1];
 	slot = &flight->journal.slots[index];
 	OBD_CRASH_POINT("pickup.copy");
 	obd_fence_stores(); /* the slot must be free before a byte of it changes */
-	if (obd_ring_request(&flight->ring, offset, &entry, slot))
+	rc = obd_ring_request(&flight->ring, offset, &entry, slot);
+	if (!is_ours(flight) || (!flight->tail && !obd_ring_is_first_marked(&flight->ring)))
+		return OBD_E_RESET; /* a copy of what was being rewritten */
+	if (rc)
 		return OBD_E_RING;
 	slot->sequence = sequence;
 	slot->picked_up_ns = now_ns;
 	OBD_CRASH_POINT("pickup.valid");
 	obd_store_release(&slot->state, OBD_SLOT_VALID);
 	OBD_CRASH_POINT("pickup.next");
-	obd_store_release(&header->next, obd_next(sequence + 1, entry.next));
+	move_next(flight, sequence + 1, entry.next);
 	OBD_CRASH_POINT("pickup.done");
 	flight->free_cnt--;
 	set_in_flight(flight, flight->in_flight + 1);
@@ -99,15 +155,14 @@ void obd_flight_start(struct obd_flight *flight, uint32_t index)
 
 bool obd_flight_skip(struct obd_flight *flight)
 {
-	uint32_t tail, offset, end = obd_next_offset(flight->journal.header->next);
+	uint32_t offset = flight->tail, end = obd_next_offset(flight->journal.header->next);
 
-	if (obd_ring_tail(&flight->ring, &tail))
-		return false;
-	offset = tail;
-	if (skip_silent(&flight->ring, &offset, end) || offset == tail)
+	if (!is_ours(flight) || skip_silent(&flight->ring, &offset, end) || offset == flight->tail)
 		return false;
 	OBD_CRASH_POINT("publish.skip");
-	obd_ring_set_tail(&flight->ring, offset);
+	if (!obd_ring_move_tail(&flight->ring, flight->tail, offset))
+		return false;
+	flight->tail = offset;
 	return true;
 }
 
@@ -154,6 +209,20 @@ static uint16_t answered_id(const struct obd_flight *flight, uint32_t index)
 	return flight->journal.slots[index].cmd_id;
 }
 
+/* The entry that the next answer goes into, at *ret; *end is where `next` is. */
+static int find_answer(const struct obd_flight *flight, uint32_t end, uint32_t *ret,
+		       struct obd_entry *entry)
+{
+	const struct obd_ring *ring = &flight->ring;
+	int rc = 0;
+
+	*ret = flight->tail;
+	if (skip_silent(ring, ret, end) || *ret == end ||
+	    obd_ring_entry(ring, *ret, obd_ring_distance(ring, *ret, end), entry))
+		rc = OBD_E_RING;
+	return is_ours(flight) ? rc : OBD_E_RESET;
+}
+
 int obd_flight_publish(struct obd_flight *flight, uint32_t index,
 		       const struct obd_response *response)
 {
@@ -161,17 +230,16 @@ int obd_flight_publish(struct obd_flight *flight, uint32_t index,
 	struct obd_ring *ring = &flight->ring;
 	uint32_t before, end = obd_next_offset(header->next);
 	struct obd_entry entry;
+	int rc;
 
 	/* Pairs with obd_journal_own of a successor: it takes the ring only after this process is
 	 * proven dead or drained; this check is the second line. */
 	if (!OBD_CHEAT(no_generation_check) &&
 	    obd_load_acquire(&header->generation) != flight->journal.generation)
 		return OBD_E_STALE;
-	if (obd_ring_tail(ring, &before))
-		return OBD_E_RING;
-	if (skip_silent(ring, &before, end) || before == end ||
-	    obd_ring_entry(ring, before, obd_ring_distance(ring, before, end), &entry))
-		return OBD_E_RING;
+	rc = find_answer(flight, end, &before, &entry);
+	if (rc)
+		return rc;
 	obd_flight_skip(flight);
 	if (!OBD_CHEAT(record_after_tail))
 		record(header, index, before, entry.next);
@@ -179,7 +247,9 @@ int obd_flight_publish(struct obd_flight *flight, uint32_t index,
 	if (OBD_CHEAT(free_before_tail))
 		free_slot(flight, index);
 	OBD_CRASH_POINT("publish.tail");
-	obd_ring_set_tail(ring, entry.next); /* the commit point */
+	if (!obd_ring_move_tail(ring, before, entry.next)) /* the commit point */
+		return OBD_E_RESET;
+	flight->tail = entry.next;
 	OBD_CRASH_POINT("publish.committed");
 	if (OBD_CHEAT(record_after_tail))
 		record(header, index, before, entry.next);
@@ -190,10 +260,33 @@ int obd_flight_publish(struct obd_flight *flight, uint32_t index,
 	OBD_CRASH_POINT("publish.done");
 	if (OBD_CHEAT(publish_twice) && entry.next != end) {
 		obd_ring_respond(ring, entry.next, flight->journal.slots[index].cmd_id, response);
-		obd_ring_set_tail(ring, end);
+		obd_ring_move_tail(ring, entry.next, end);
+		flight->tail = end;
 	}
 	flight->free_slots[flight->free_cnt++] = index;
 	set_in_flight(flight, flight->in_flight - 1);
 	obd_add_relaxed(&header->counters.completed, 1);
+	return 0;
+}
+
+int obd_flight_restart(struct obd_flight *flight)
+{
+	struct obd_journal_header *header = flight->journal.header;
+	uint8_t boot_id[sizeof(header->boot_id)], uuid[sizeof(header->device_uuid)];
+	struct obd_journal_identity identity = {
+		.boot_id = boot_id, .device_uuid = uuid, .ring = &flight->ring};
+	uint32_t tail;
+
+	if (obd_load_acquire(&header->generation) != flight->journal.generation)
+		return OBD_E_STALE;
+	if (obd_ring_tail(&flight->ring, &tail))
+		return OBD_E_RING;
+	memcpy(boot_id, header->boot_id, sizeof(boot_id));
+	memcpy(uuid, header->device_uuid, sizeof(uuid));
+	/* Half-way it is a journal that nobody believes, as after any reset. */
+	obd_journal_format(&flight->journal, &identity, tail);
+	flight->tail = tail;
+	find_free(flight);
+	obd_add_relaxed(&header->counters.foreign_resets, 1);
 	return 0;
 }

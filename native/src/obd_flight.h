@@ -20,6 +20,7 @@ struct obd_flight {
 	uint32_t *free_slots; /* a stack, so that few pages of the journal are ever touched */
 	uint32_t free_cnt;
 	uint32_t in_flight;
+	uint32_t tail; /* cmd_tail as we left it; anything else there: somebody reset the ring */
 };
 
 /* What a take-over found. `slots` are to be executed again, in this order. */
@@ -30,15 +31,16 @@ struct obd_recovery {
 	uint32_t dropped;
 };
 
-/* Prepares the table of free slots for ring and journal, which must be set. OBD_E_NOMEM. */
+/* Prepares the table of free slots for ring and journal, which must be set, and `tail` unless
+ * obd_flight_check sets it. OBD_E_NOMEM. */
 int obd_flight_init(struct obd_flight *flight);
 void obd_flight_deinit(struct obd_flight *flight); /* table only, not ring and journal */
 
 /*
- * Checks that ring and journal describe the same moment. Writes nothing. OBD_E_JOURNAL or
- * OBD_E_RING with the reason: neither may be trusted, reset the ring.
+ * Checks that ring and journal describe the same moment. Writes nothing to either. OBD_E_JOURNAL
+ * or OBD_E_RING with the reason: neither may be trusted, reset the ring.
  */
-int obd_flight_check(const struct obd_flight *flight, const char *name, struct obd_errinfo *info);
+int obd_flight_check(struct obd_flight *flight, const char *name, struct obd_errinfo *info);
 
 /*
  * Brings a checked journal to the state between two commands. Can be killed anywhere and done
@@ -49,7 +51,8 @@ void obd_flight_recover(struct obd_flight *flight, bool is_blamed, struct obd_re
 
 /*
  * Picks up the next command. 1: *ret is its slot; 0: nothing there, or every slot taken
- * (obd_flight_is_full); OBD_E_RING: the ring makes no sense, nothing was picked up.
+ * (obd_flight_is_full); OBD_E_RING: the ring makes no sense, nothing was picked up; OBD_E_RESET:
+ * somebody reset it, nothing was picked up, see obd_flight_restart.
  */
 int obd_flight_pick_up(struct obd_flight *flight, uint64_t now_ns, uint32_t *ret);
 
@@ -64,9 +67,17 @@ void obd_flight_start(struct obd_flight *flight, uint32_t slot);
 /*
  * Publishes the answer of a command in flight and frees its slot; the caller kicks. OBD_E_STALE:
  * a successor took over, ring and journal untouched. OBD_E_RING: no entry to answer into.
+ * OBD_E_RESET: somebody reset the ring, the answer is for nobody.
  */
 int obd_flight_publish(struct obd_flight *flight, uint32_t slot,
 		       const struct obd_response *response);
+
+/*
+ * Starts the journal over at the ring as it is now, under the same generation: somebody reset it.
+ * What was in flight is forgotten, the other side sends it again; no thread may be working on it.
+ * OBD_E_STALE, OBD_E_RING as above.
+ */
+int obd_flight_restart(struct obd_flight *flight);
 
 /* Moves cmd_tail over entries nobody waits for (PAD, TMR); true if it moved. */
 bool obd_flight_skip(struct obd_flight *flight);

@@ -100,7 +100,7 @@ static int count_commands(const struct obd_ring *ring, uint32_t from, uint32_t t
 	return 0;
 }
 
-int obd_flight_check(const struct obd_flight *flight, const char *name, struct obd_errinfo *info)
+int obd_flight_check(struct obd_flight *flight, const char *name, struct obd_errinfo *info)
 {
 	const struct obd_journal *journal = &flight->journal;
 	const struct obd_ring *ring = &flight->ring;
@@ -131,6 +131,7 @@ int obd_flight_check(const struct obd_flight *flight, const char *name, struct o
 	if (on_ring != in_flight)
 		return bad(info, name, "commands in flight against the ring", 136, on_ring,
 			   in_flight);
+	flight->tail = tail;
 	return 0;
 }
 
@@ -204,6 +205,8 @@ void obd_flight_recover(struct obd_flight *flight, bool is_blamed, struct obd_re
 		forget_journal(flight);
 #endif
 	finish_publication(flight, ret);
+	if (!flight->tail && obd_next_offset(journal->header->next))
+		obd_ring_mark_first(&flight->ring); /* a predecessor of a release without marks */
 	flight->free_cnt = 0;
 	for (uint32_t i = journal->slot_cnt; i-- > 0;) {
 		bool is_lost = OBD_CHEAT(lose_in_flight) && !ret->recovered && !ret->dropped;

@@ -10,6 +10,7 @@
 #include "obd_barrier.h"
 #include "obd_crash.h"
 
+#define UFLAG_MARK    0x80 /* none of TCMU_UFLAG_* */
 #define REQUEST_BYTES offsetof(struct tcmu_cmd_entry, req.iov)
 
 _Static_assert(offsetof(struct tcmu_mailbox, cmd_head) == 12, "cmd_head");
@@ -115,9 +116,25 @@ int obd_ring_tail(const struct obd_ring *ring, uint32_t *ret)
 	return position(ring, obd_load_acquire(cmd_tail(ring)), ret);
 }
 
-void obd_ring_set_tail(struct obd_ring *ring, uint32_t offset)
+bool obd_ring_move_tail(struct obd_ring *ring, uint32_t from, uint32_t to)
 {
-	obd_store_release(cmd_tail(ring), offset);
+	return obd_replace_release(cmd_tail(ring), from, to);
+}
+
+static uint8_t *first_uflags(const struct obd_ring *ring)
+{
+	return ring->map + ring->cmdr_off + offsetof(struct tcmu_cmd_entry_hdr, uflags);
+}
+
+void obd_ring_mark_first(struct obd_ring *ring)
+{
+	OBD_CRASH_POINT("ring.mark");
+	obd_store_relaxed(first_uflags(ring), UFLAG_MARK);
+}
+
+bool obd_ring_is_first_marked(const struct obd_ring *ring)
+{
+	return obd_load_relaxed(first_uflags(ring)) & UFLAG_MARK;
 }
 
 int obd_ring_entry(const struct obd_ring *ring, uint32_t offset, uint32_t available_bytes,

@@ -40,14 +40,26 @@ void obd_ring_deinit(struct obd_ring *ring);
 /* Positions, as offsets in the command ring. OBD_E_RING when the mailbox names none. */
 int obd_ring_head(const struct obd_ring *ring, uint32_t *ret); /* acquire: pairs with the kernel */
 int obd_ring_tail(const struct obd_ring *ring, uint32_t *ret);
-/* The commit point: release, pairs with the kernel's read of cmd_tail. */
-void obd_ring_set_tail(struct obd_ring *ring, uint32_t offset);
+/*
+ * The commit point: release, pairs with the kernel's read of cmd_tail. False: the tail is not
+ * where we left it, and nothing was stored: whoever resets a ring (action/reset_ring) may do so
+ * between any two instructions of ours, and a tail stored over its 0 would break the ring.
+ */
+bool obd_ring_move_tail(struct obd_ring *ring, uint32_t from, uint32_t to);
 
 /* Bytes from one offset forward to another. */
 static inline uint32_t obd_ring_distance(const struct obd_ring *ring, uint32_t from, uint32_t to)
 {
 	return to >= from ? to - from : ring->cmdr_bytes - from + to;
 }
+
+/*
+ * A mark on the entry at offset 0, in a bit of uflags that nobody uses. Whoever queues an entry
+ * clears it: so a ring that was reset while its tail was at 0 anyway can be told from one that
+ * was not.
+ */
+void obd_ring_mark_first(struct obd_ring *ring);
+bool obd_ring_is_first_marked(const struct obd_ring *ring);
 
 enum obd_entry_kind {
 	OBD_ENTRY_SKIP,	   /* PAD or TMR: nobody waits for an answer */

@@ -68,6 +68,7 @@ static const struct answer answers[][2] = {
 	[-OBD_E_INVAL] = {INTERNAL_FAILURE, INTERNAL_FAILURE},
 	[-OBD_E_TIMEOUT] = {UNRECOVERED_READ, WRITE_ERROR},
 	[-OBD_E_SHORT] = {UNRECOVERED_READ, WRITE_ERROR},
+	[-OBD_E_RESET] = {INTERNAL_FAILURE, INTERNAL_FAILURE},
 };
 
 void obd_sense_encode(struct obd_sense sense, uint8_t ret[OBD_SENSE_BYTES])

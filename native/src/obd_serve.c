@@ -10,6 +10,8 @@
 
 #define INLINE_READ_SECTORS 128u /* 64 KiB */
 #define SERVE_BATCH	    64u	 /* commands of one device before the others have their turn */
+/* A reset stores tail, then head: by then both are there, also if it lost its processor between. */
+#define RESET_SETTLES_NS 2000000u
 
 /* of planted faults */
 #define ANSWERED_EARLY_MS 5
@@ -19,6 +21,21 @@ void obd_device_fail(struct obd_device *device, int err)
 {
 	if (!device->failed)
 		obd_store_release(&device->failed, err);
+}
+
+/* What the ring made of a call; anything but a reset is the end of the device. */
+static void take_error(struct obd_device *device, int err)
+{
+	if (err != OBD_E_RESET)
+		return obd_device_fail(device, err);
+	device->is_reset = true;
+	device->reset_ns = obd_now_ns();
+}
+
+/* Nothing more may be started, answered or picked up, for ever or until it is restarted. */
+static bool is_stopped(const struct obd_device *device)
+{
+	return device->failed || device->is_reset;
 }
 
 void obd_device_read_event(struct obd_device *device)
@@ -99,12 +116,12 @@ static void publish(struct obd_command *command, uint64_t now_ns)
 	struct obd_journal_counters *counters = obd_journal_counters(&device->flight.journal);
 	int rc;
 
-	if (device->failed)
+	if (is_stopped(device))
 		return;
-	count(device, command);
 	rc = obd_flight_publish(&device->flight, command->slot, &command->response);
 	if (rc)
-		return obd_device_fail(device, rc);
+		return take_error(device, rc);
+	count(device, command);
 	if (!obd_load_relaxed(&counters->first_publish_ns))
 		obd_store_relaxed(&counters->first_publish_ns, now_ns);
 	device->needs_kick = true;
@@ -221,7 +238,7 @@ static void answer_poisoned(struct obd_command *command, uint64_t now_ns)
 	OBD_CRASH_POINT("replay.poisoned");
 	obd_respond_poisoned(&command->response, command->op.sectors, command->op.lba);
 	publish(command, now_ns);
-	if (!device->failed)
+	if (!is_stopped(device))
 		obd_add_relaxed(&obd_journal_counters(&device->flight.journal)->poisoned, 1);
 }
 
@@ -233,7 +250,7 @@ static struct obd_command *recovered(struct obd_device *device, uint32_t i)
 /* One at a time, whatever it is: if a worker dies of one of them, no other was executing. */
 static void replay_suspects(struct obd_device *device, uint64_t now_ns)
 {
-	while (!device->is_replaying && !device->failed &&
+	while (!device->is_replaying && !is_stopped(device) &&
 	       device->suspect_at < device->replay.recovered) {
 		struct obd_command *command = recovered(device, device->suspect_at++);
 
@@ -250,7 +267,7 @@ static void replay_suspects(struct obd_device *device, uint64_t now_ns)
 
 static void start_reads(struct obd_device *device, uint64_t now_ns)
 {
-	for (uint32_t i = 0; !device->failed && i < device->replay.recovered; i++) {
+	for (uint32_t i = 0; !is_stopped(device) && i < device->replay.recovered; i++) {
 		struct obd_command *command = recovered(device, i);
 
 		if (command->is_suspect || changes_data(&command->op))
@@ -261,6 +278,15 @@ static void start_reads(struct obd_device *device, uint64_t now_ns)
 	device->has_started_reads = true;
 }
 
+static void note_attached(struct obd_device *device, uint64_t now_ns)
+{
+	if (device->is_attached)
+		return;
+	device->is_attached = true;
+	device->is_ready = true;
+	obd_store_relaxed(&obd_journal_counters(&device->flight.journal)->attached_ns, now_ns);
+}
+
 /*
  * Recovered commands come before anything new. First those that workers died with, one at a time;
  * then those that change data, one at a time in sequence order, and the others all at once: see
@@ -269,11 +295,11 @@ static void start_reads(struct obd_device *device, uint64_t now_ns)
 static void continue_replay(struct obd_device *device, uint64_t now_ns)
 {
 	replay_suspects(device, now_ns);
-	if (device->is_replaying || device->failed)
+	if (device->is_replaying || is_stopped(device))
 		return;
 	if (!device->has_started_reads)
 		start_reads(device, now_ns);
-	while (!device->is_replaying && !device->failed &&
+	while (!device->is_replaying && !is_stopped(device) &&
 	       device->replay_at < device->replay.recovered) {
 		struct obd_command *command = recovered(device, device->replay_at++);
 
@@ -284,12 +310,10 @@ static void continue_replay(struct obd_device *device, uint64_t now_ns)
 			replay_late(command);
 		run_alone(command, now_ns);
 	}
-	if (device->is_attached || device->is_replaying || device->failed)
+	if (device->is_replaying || is_stopped(device))
 		return;
 	OBD_CRASH_POINT("replay.done");
-	device->is_attached = true;
-	device->is_ready = true;
-	obd_store_relaxed(&obd_journal_counters(&device->flight.journal)->attached_ns, now_ns);
+	note_attached(device, now_ns);
 }
 
 void obd_device_begin(struct obd_device *device)
@@ -318,12 +342,12 @@ void obd_device_serve(struct obd_device *device, uint64_t now_ns)
 	int rc;
 
 	device->is_ready = false;
-	if (device->failed || !device->is_attached)
+	if (is_stopped(device) || !device->is_attached)
 		return;
 	for (uint32_t i = 0; i < SERVE_BATCH; i++) {
 		rc = obd_flight_pick_up(&device->flight, now_ns, &slot);
 		if (rc < 0)
-			return obd_device_fail(device, rc);
+			return take_error(device, rc);
 		if (!rc)
 			break;
 		command = &device->commands[slot];
@@ -331,7 +355,7 @@ void obd_device_serve(struct obd_device *device, uint64_t now_ns)
 		site = site_of(command);
 		obd_command_decode(&site, &command->op);
 		start(command, now_ns);
-		if (device->failed)
+		if (is_stopped(device))
 			return;
 		device->is_ready = i + 1 == SERVE_BATCH;
 	}
@@ -348,6 +372,48 @@ void obd_device_finish(struct obd_command *command, uint64_t now_ns)
 	if (!command->is_replay)
 		return;
 	command->is_replay = device->is_replaying = false;
-	if (!device->failed)
+	if (!is_stopped(device))
 		continue_replay(device, now_ns);
+}
+
+/*
+ * A read that was still running when the ring was reset may have filled a data block after the
+ * other side had put the data of a new write there. So what was queued until nothing ran any more
+ * is not executed but sent back (BUSY), to come again with its data.
+ */
+static void send_back(struct obd_device *device, uint64_t now_ns)
+{
+	struct obd_flight *flight = &device->flight;
+	struct obd_response busy;
+	uint32_t end, slot;
+	int rc = obd_ring_head(&flight->ring, &end) ? OBD_E_RING : 1;
+
+	obd_respond_error(&busy, OBD_E_AGAIN, OBD_READING);
+	while (rc > 0 && obd_next_offset(flight->journal.header->next) != end) {
+		rc = obd_flight_pick_up(flight, now_ns, &slot);
+		if (rc > 0)
+			rc = obd_flight_publish(flight, slot, &busy) ?: 1;
+		device->needs_kick |= rc > 0;
+	}
+	if (rc < 0)
+		take_error(device, rc);
+}
+
+void obd_device_restart(struct obd_device *device, uint64_t now_ns)
+{
+	int rc;
+
+	if (!device->is_reset || device->failed || device->running ||
+	    now_ns < device->reset_ns + RESET_SETTLES_NS)
+		return;
+	rc = obd_flight_restart(&device->flight);
+	if (rc)
+		return obd_device_fail(device, rc);
+	device->is_reset = false;
+	device->replay.recovered = 0;
+	device->has_started_reads = true;
+	device->is_replaying = false;
+	note_attached(device, now_ns);
+	send_back(device, now_ns);
+	device->is_ready = true;
 }

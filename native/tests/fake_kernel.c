@@ -72,7 +72,9 @@ void fake_kernel_reset(struct fake_kernel *kernel, uint32_t head)
 	mailbox->flags = 0xf;
 	mailbox->cmdr_off = CMDR_OFF;
 	mailbox->cmdr_size = kernel->cmdr_bytes;
-	*head_at(kernel) = *tail_at(kernel) = kernel->last_cleaned = head;
+	kernel->last_cleaned = head;
+	obd_store_release(tail_at(kernel), head); /* in this order, as action/reset_ring */
+	obd_store_release(head_at(kernel), head);
 	for (uint32_t i = 0; i < kernel->id_end; i++)
 		kernel->commands[i].is_queued = false;
 	memset(kernel->block_used, 0, kernel->block_cnt);

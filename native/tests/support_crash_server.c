@@ -37,6 +37,7 @@ void crash_attach(uint64_t generation, bool is_fresh)
 	if (!is_fresh && !crash_skips_check && obd_flight_check(&server->flight, "test", &info))
 		crash_violate("I4: the journal was refused");
 	REQUIRE(!obd_flight_init(&server->flight));
+	REQUIRE(!obd_ring_tail(&server->flight.ring, &server->flight.tail));
 	obd_journal_own(&server->flight.journal, generation);
 	if (!is_fresh)
 		obd_flight_recover(&server->flight, true, &recovery);

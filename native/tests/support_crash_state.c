@@ -239,6 +239,7 @@ static void own_load(const struct crash_own *own)
 	memcpy(server->flight.free_slots, own->free_slots,
 	       own->free_cnt * sizeof(*own->free_slots));
 	server->flight.in_flight = own->in_flight;
+	REQUIRE(!obd_ring_tail(&server->flight.ring, &server->flight.tail));
 }
 
 void crash_state_save(struct crash_state *ret)

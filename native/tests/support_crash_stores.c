@@ -204,6 +204,7 @@ PLAIN(__tsan_write1, 1)
 PLAIN(__tsan_write2, 2)
 PLAIN(__tsan_write4, 4)
 PLAIN(__tsan_write8, 8)
+PLAIN(__tsan_write16, 16)
 PLAIN(__tsan_unaligned_write2, 2)
 PLAIN(__tsan_unaligned_write4, 4)
 PLAIN(__tsan_unaligned_write8, 8)
@@ -265,8 +266,20 @@ void __tsan_write_range(void *to, size_t bytes)
 		before_store(SITE, to, sizeof(type), order);                                       \
 		return __atomic_fetch_add(to, value, __ATOMIC_SEQ_CST);                            \
 	}
+ATOMICS(uint8_t, 8)
 ATOMICS(uint32_t, 32)
 ATOMICS(uint64_t, 64)
+
+int __tsan_atomic32_compare_exchange_strong(uint32_t *to, uint32_t *expected, uint32_t value,
+					    int order, int order_else);
+int __tsan_atomic32_compare_exchange_strong(uint32_t *to, uint32_t *expected, uint32_t value,
+					    int order, int order_else)
+{
+	(void)order_else;
+	before_store(SITE, to, sizeof(*to), order);
+	return __atomic_compare_exchange_n(to, expected, value, false, __ATOMIC_SEQ_CST,
+					   __ATOMIC_SEQ_CST);
+}
 
 void __tsan_atomic_thread_fence(int order);
 void __tsan_atomic_thread_fence(int order)
