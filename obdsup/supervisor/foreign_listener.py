@@ -34,6 +34,7 @@ __all__ = ["ForeignListener", "status_of"]
 
 log = logging.getLogger(__name__)
 SETTLE_S = 120.0  # for what is under way, after notices were lost
+GONE_PAUSES_S = (0.0, 0.5, 2.0, 10.0, 60.0)
 _TICK_S = 0.1
 _BY_CLASS: tuple[tuple[type[ObdError], int], ...] = (
     (ConfigError, errno.EINVAL),
@@ -109,7 +110,7 @@ class ForeignListener:
         self._netlink = netlink = tcmu_netlink.TcmuNetlink()
         netlink.announce()
         tcmu_netlink.fail_pending_requests(self._roots)
-        for target in (self._read, self._let_go_of_gone):
+        for target in (self._read, self._look_for_gone):
             threading.Thread(target=target, name="tcm-user", daemon=True).start()
 
     def stop(self) -> None:
@@ -227,6 +228,12 @@ class ForeignListener:
         return 0
 
     # -- what was missed ---------------------------------------------------------------------------
+    def _look_for_gone(self) -> None:
+        """More than once: a removal that was just told to go on takes the kernel a moment."""
+        for pause_s in GONE_PAUSES_S:
+            time.sleep(pause_s)
+            self._let_go_of_gone()
+
     def _let_go_of_gone(self) -> None:
         """Devices that were removed while nobody listened."""
         present = {(ring.hba, ring.device) for ring in foreign_rings(self._roots)}
