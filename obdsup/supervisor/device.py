@@ -177,9 +177,24 @@ class Device:
         """
         is_published = self.serving.state is not ServiceState.UNSERVED
         if is_published and not self.record.row.options.is_foreign:
-            self.serving.attach()
-            self.provider.retract(self.record.row.provider_ids)
+            try:
+                self.serving.attach()
+            except ObdError as error:
+                self._retract_unserved(error)
+            else:
+                self.provider.retract(self.record.row.provider_ids)
         return _E.RETRACTED
+
+    def _retract_unserved(self, reason: ObdError) -> None:
+        """No worker can serve it: what its block device asks while it goes is refused."""
+        self._progress(f"no worker can serve it ({reason}): its block device goes with errors")
+        self.serving.drain()  # nothing is tried any more
+        try:
+            with self.serving.refusing():
+                self.provider.retract(self.record.row.provider_ids)
+        except ObdError:
+            self.serving.orphaned("its removal failed")
+            raise
 
     def _drain(self) -> DeviceEvent:
         self.serving.drain()

@@ -6,6 +6,9 @@ serves; ``take_back`` and ``prove_dead`` are how it gets to know.
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +19,7 @@ from obdsup.supervisor.held_fds import HeldFds
 from obdsup.supervisor.journal_file import JournalFile
 from obdsup.supervisor.provider.base import RingHandle, RingProvider
 from obdsup.supervisor.record import Record
+from obdsup.supervisor.refuser import Refuser
 from obdsup.supervisor.settings import Settings
 from obdsup.supervisor.worker import Worker
 
@@ -99,6 +103,21 @@ class RingKeeper:
         """Closes all fds, after the device is gone."""
         self.let_go_of_ring()
         self.journal.close()
+
+    @contextlib.contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Commands are answered with errors meanwhile; only when nobody serves and nobody will.
+        Ring and journal are started over first.
+
+        Raises:
+            ObdError: the ring can not be opened or reset, or somebody does serve.
+        """
+        self.open()
+        assert self.ring is not None
+        self._provider.reset_ring(self._record.row.provider_ids)
+        os.ftruncate(self.journal.fd, 0)  # of the ring before: never to be recovered from
+        with Refuser(self.ring, self.journal.path):
+            yield
 
     def reset(self) -> None:
         """Starts ring and journal over: the journal can not be trusted, and nobody serves.

@@ -7,6 +7,7 @@ fds are in ``ring_keeper``.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import random
@@ -164,6 +165,10 @@ class Serving:
     def let_go_of_ring(self) -> None:
         """Closes the ring's fds; only after ``drain``."""
         self._keeper.let_go_of_ring()
+
+    def refusing(self) -> contextlib.AbstractContextManager[None]:
+        """Commands are answered with errors meanwhile; only after ``drain``."""
+        return self._keeper.refusing()
 
     def _ask(self, event: ServiceEvent, release: Release | None = None) -> None:
         done: Future[None] = Future()
