@@ -71,11 +71,12 @@ class WorkerCgroups:
             with contextlib.suppress(OSError):
                 path.rmdir()
 
-    def remove_empty(self) -> None:
-        """Groups of workers that died while nobody looked."""
+    def remove_empty(self) -> bool:
+        """Removes groups of workers that died while nobody looked; returns whether none is left."""
         for path in (*self._top.glob("*/"), self._top):
             with contextlib.suppress(OSError):  # somebody lives there
                 path.rmdir()
+        return not self._top.is_dir()
 
 
 def _read(path: Path) -> str:

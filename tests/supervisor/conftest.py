@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from obdsup.supervisor.worker_cgroup import WorkerCgroups
+from tests.conftest import eventually
 from tests.supervisor.fake_service import FakeService
 
 
@@ -20,7 +21,7 @@ def idle(request: pytest.FixtureRequest) -> Iterator[FakeService]:
     service = FakeService(root)
     yield service
     service.close()
-    WorkerCgroups(root / "run").remove_empty()
+    eventually(WorkerCgroups(root / "run").remove_empty, 20)
     if "Traceback" in service.log_text():
         print(service.log_text())
     shutil.rmtree(root)
