@@ -30,7 +30,7 @@ def test_marked_devices_come_back_as_they_were(service: FakeService) -> None:
         assert [now[key] for key in same] == [row[key] for key in same]
     assert upper.read_bytes() == b"precious"
     assert {row["name"] for row in service.client.call("device.list")} == {"a", "b"}
-    assert {row["device"] for row in service.events("device.restored")} == {"a", "b"}
+    eventually(lambda: {row["device"] for row in service.events("device.restored")} == {"a", "b"})
     assert [row["device"] for row in service.events("device.void")] == ["gone"]
     service.wait_for_standby()
     pid = service.kill_worker("a")

@@ -67,7 +67,7 @@ def test_damage_before_a_start_costs_no_device(service: FakeService) -> None:
         eventually(lambda: facts(service) == before, 60)
         for name in NAMES:
             if is_served:
-                eventually(lambda name=name: has_worker(service, name, pids[name]), 20)  # type: ignore[misc]
+                eventually(lambda name=name, pid=pids[name]: has_worker(service, name, pid), 20)  # type: ignore[misc]
             else:
                 service.online_with_other_worker(name, pids[name])
         # Those that were lost together are spread over workers again by hand-overs.
