@@ -15,7 +15,7 @@ import socket
 import struct
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ __all__ = ["ControlServer", "Operation"]
 Operation = Callable[[dict[str, Any], Callable[[str], None]], object]
 REQUEST_TIMEOUT_S = 30.0
 BACKLOG = 64
+PAUSED_S = 1.0  # until the thread that accepts has noticed
+UNREAD = "a request that is not read yet"
 REQUEST_MAX_BYTES = 64 * 1024
 _PEERCRED = struct.Struct("3i")
 log = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ class ControlServer:
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._may_accept = threading.Event()
         self._may_accept.set()
+        self._is_paused = threading.Event()
         self._active: Counter[str] = Counter()  # operations under way
         self._lock = threading.Lock()
 
@@ -71,9 +74,11 @@ class ControlServer:
         self._sock.close()
 
     def pause(self) -> None:
-        """New connections wait, unaccepted, until ``go_on``: in the backlog none is lost."""
+        """New connections wait in the backlog, where none is lost, until ``go_on``. Those that
+        were accepted before are among ``active``."""
         self._may_accept.clear()
         os.eventfd_write(self._wake_fd, 1)
+        self._is_paused.wait(PAUSED_S)
 
     def go_on(self) -> None:
         """Ends ``pause``."""
@@ -89,7 +94,10 @@ class ControlServer:
         poller.register(self._sock, select.POLLIN)
         poller.register(self._wake_fd, select.POLLIN)
         while True:
-            self._may_accept.wait()
+            if not self._may_accept.is_set():
+                self._is_paused.set()
+                self._may_accept.wait()
+                self._is_paused.clear()
             ready = [fd for fd, _ in poller.poll()]
             if self._wake_fd in ready:
                 os.eventfd_read(self._wake_fd)
@@ -102,6 +110,7 @@ class ControlServer:
                 log.exception("control socket: accept failed")
                 threading.Event().wait(0.1)  # out of fds: give them time to come back
                 continue
+            self._count(UNREAD, 1)
             threading.Thread(
                 target=self._serve, args=(connection,), name="control-peer", daemon=True
             ).start()
@@ -113,21 +122,21 @@ class ControlServer:
                 _check_peer(connection)
                 request = _read_request(connection)
                 operation = self._find(request)
+                name = str(request["op"])
+                self._count(name, 1)
             except ObdError as error:
                 _send(connection, {"ok": False, "error": error.to_json()})
                 return
-            with self._counted(str(request["op"])):
+            finally:
+                self._count(UNREAD, -1)
+            try:
                 _send(connection, self._carry_out(operation, request, connection))
+            finally:
+                self._count(name, -1)
 
-    @contextlib.contextmanager
-    def _counted(self, name: str) -> Iterator[None]:
+    def _count(self, name: str, change: int) -> None:
         with self._lock:
-            self._active[name] += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._active[name] -= 1
+            self._active[name] += change
 
     def _find(self, request: dict[str, Any]) -> Operation:
         if request.get("v") != CONTROL_VERSION:

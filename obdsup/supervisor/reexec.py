@@ -37,11 +37,8 @@ __all__ = ["CHANGING", "Reexec", "ReexecParts", "reap_the_dead"]
 CHECK_TIMEOUT_S = 30.0
 QUIET_TIMEOUT_S = 10.0
 QUIET_POLL_S = 0.005
-# Operations that a re-exec may cut off: they change nothing, or are carried on by the successor.
-MAY_BE_CUT = frozenset(
-    {"reexec", "status", "events", "device.list", "device.show", "device.explain", "top",
-     "top.in_flight"}
-)  # fmt: skip
+# Operations that a re-exec may cut off: ourselves, and what may be followed for ever.
+MAY_BE_CUT = frozenset({"reexec", "events"})
 _S = ServiceState
 CHANGING = frozenset(
     {_S.ATTACHING, _S.RECOVERING, _S.RESETTING, _S.HANDING_OVER, _S.DRAINING}
