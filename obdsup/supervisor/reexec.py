@@ -34,7 +34,7 @@ from obdsup.supervisor.service_machine import ServiceState
 
 __all__ = ["CHANGING", "Reexec", "ReexecParts", "reap_the_dead"]
 
-CHECK_TIMEOUT_S = 30.0
+CHECK_TIMEOUT_S = 120.0  # a starved host; nothing else waits for it
 QUIET_TIMEOUT_S = 10.0
 QUIET_POLL_S = 0.005
 # Operations that a re-exec may cut off: ourselves, and what may be followed for ever.
