@@ -16,8 +16,10 @@ import pytest
 
 from chaos.rig import hooked
 from chaos.rig.failpoints import Action, FailPoints
+from obdsup.state import messages
 from obdsup.supervisor.provider.base import DeviceGeometry
 from obdsup.supervisor.provider.fuse import FuseProvider
+from obdsup.supervisor.provider.ringd import Ringd
 from tests.worker import worker_process
 from tests.worker.worker_process import WorkerProcess
 
@@ -52,7 +54,9 @@ class Readers:
 
     def __init__(self, fd: int, blocks: list[list[int]]) -> None:
         self._fd, self._is_ending, self.wrong = fd, False, []
-        self._threads = [threading.Thread(target=self._read, args=(b,)) for b in blocks]
+        self._threads = [
+            threading.Thread(target=self._read, args=(b,), daemon=True) for b in blocks
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -84,12 +88,12 @@ def test_only_the_command_that_kills_workers_fails(tmp_path: Path, page: FailPoi
     journal_fd = os.open(tmp_path / "inflight", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     workers: list[WorkerProcess] = []
 
-    def serve(generation: int) -> list[dict[str, Any]]:
+    def serve(generation: int) -> list[dict[str, Any]] | None:
         """A worker more; the predecessor died of its own fault."""
         workers.append(WorkerProcess(tmp_path, f"w{generation}"))
         ring = provider.open_ring(ids)
         with workers[-1].connect() as client:
-            answer = client.call(
+            client.send(
                 "serve",
                 [*ring.fds, journal_fd],
                 device="disk",
@@ -102,6 +106,10 @@ def test_only_the_command_that_kills_workers_fails(tmp_path: Path, page: FailPoi
                 blamed=generation > 1,
                 poison_after=DEATHS,
             )
+            packet = messages.receive(client.sock)
+        if packet is None:
+            return None  # it died before it could answer
+        answer = worker_process.unpack(packet.body)
         found: list[dict[str, Any]] = answer["poisoned"]
         return found
 
@@ -111,6 +119,7 @@ def test_only_the_command_that_kills_workers_fails(tmp_path: Path, page: FailPoi
         fd = os.open(Path(str(ids["mount"])) / "disk", os.O_RDWR)
         for number in range(BLOCKS):
             assert os.pwrite(fd, block(number), number * BLOCK_BYTES) == BLOCK_BYTES
+        poisoned: list[dict[str, Any]] | None = None
         page.arm("command.run", Action.SIGSEGV, repeat=DEATHS + 1, lba=POISON * 8)
         innocent = [n for n in range(BLOCKS) if n != POISON]
         readers = Readers(fd, [innocent[i::4] for i in range(4)])
@@ -122,12 +131,13 @@ def test_only_the_command_that_kills_workers_fails(tmp_path: Path, page: FailPoi
             except OSError as error:
                 culprit.append(error)
 
-        thread = threading.Thread(target=read_poison)
+        thread = threading.Thread(target=read_poison, daemon=True)
         thread.start()
         for generation in range(2, DEATHS + 2):
             assert workers[-1].process.wait(30) == -signal.SIGSEGV
             poisoned = serve(generation)
             assert bool(poisoned) == (generation == DEATHS + 1)
+        assert poisoned is not None
         thread.join(30)
         assert readers.end() == []
         assert [error.errno for error in culprit] == [errno.EIO]
@@ -142,5 +152,5 @@ def test_only_the_command_that_kills_workers_fails(tmp_path: Path, page: FailPoi
         for worker in workers:
             worker.close()
         os.close(journal_fd)
-        provider.retract(ids)
+        Ringd(Path(str(ids["socket"]))).stop(is_forced=True)  # whoever still reads gets an error
         provider.destroy(ids)
