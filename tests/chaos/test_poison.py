@@ -53,7 +53,8 @@ class Readers:
     """Threads that read their blocks over and over, and look at what they get."""
 
     def __init__(self, fd: int, blocks: list[list[int]]) -> None:
-        self._fd, self._is_ending, self.wrong = fd, False, []
+        self._fd, self._is_ending = fd, False
+        self.wrong: list[tuple[int, str]] = []
         self._threads = [
             threading.Thread(target=self._read, args=(b,), daemon=True) for b in blocks
         ]

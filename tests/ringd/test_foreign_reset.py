@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,14 @@ pytestmark = pytest.mark.integration
 
 RESETS = 10
 UUID = "00112233-4455-6677-8899-aabbccddeeff"
+
+
+def has_completed(journal: JournalReader, commands: int) -> bool:
+    return journal.counters().completed > commands
+
+
+def has_noticed(journal: JournalReader, resets: int) -> bool:
+    return journal.counters().foreign_resets == resets
 
 
 def test_a_worker_goes_on_from_a_ring_that_others_reset(tmp_path: Path) -> None:
@@ -44,9 +53,9 @@ def test_a_worker_goes_on_from_a_ring_that_others_reset(tmp_path: Path) -> None:
         journal = JournalReader(journal_fd)
         for count in range(1, RESETS + 1):
             before = journal.counters().completed
-            eventually(lambda before=before: journal.counters().completed > before + 500, 30)
+            eventually(partial(has_completed, journal, before + 500), 30)
             ring.ringd.reset()
-            eventually(lambda count=count: journal.counters().foreign_resets == count, 30)
+            eventually(partial(has_noticed, journal, count), 30)
         report = ring.finish()
         assert report["good"]
         assert (report["errors"], report["resets"]) == (0, RESETS)
