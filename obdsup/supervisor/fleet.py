@@ -28,7 +28,7 @@ from obdsup.state.device import WorkerRow
 from obdsup.state.process import ProcessIdentity
 from obdsup.supervisor import placement
 from obdsup.supervisor.backoff import Backoff
-from obdsup.supervisor.death import Death, judge_death
+from obdsup.supervisor.death import Cause, Death, judge_death
 from obdsup.supervisor.embedding import EmbeddedSupervisor
 from obdsup.supervisor.event_log import EventLog
 from obdsup.supervisor.placement import Lodger, Seat
@@ -444,18 +444,35 @@ class Fleet:
         death = worker.death = judge_death(exit_status, is_hung=worker.is_hung, is_oom=is_oom)
         worker.has_exited.set()
         actions = self._step(worker, WorkerEvent.EXITED)  # tells the devices first of all
+        # The rest can wait until the loop has told the devices of all who died with this one.
+        expected = not was_starting and WorkerAction.REPLENISH in actions and exit_status == 0
+        self._loop.call_soon(
+            lambda: self._bury(
+                process, worker, death, is_expected=expected, was_starting=was_starting
+            )
+        )
+
+    def _bury(
+        self,
+        process: WorkerProcess,
+        worker: Worker,
+        death: Death,
+        *,
+        is_expected: bool,
+        was_starting: bool,
+    ) -> None:
         with self._changed:
             self._workers.pop(worker.id, None)
             self._changed.notify_all()
         worker.link.close()
-        expected = not was_starting and WorkerAction.REPLENISH in actions and exit_status == 0
+        status = death.exit_status
         self._events.emit(
-            "worker.stopped" if expected else "worker.lost", worker.device,
-            level=logging.INFO if expected else logging.WARNING, worker=worker.id,
-            pid=worker.identity.pid, status="unknown" if exit_status is None else exit_status,
+            "worker.stopped" if is_expected else "worker.lost", worker.device,
+            level=logging.INFO if is_expected else logging.WARNING, worker=worker.id,
+            pid=worker.identity.pid, status="unknown" if status is None else status,
             cause=death.cause.value,
         )  # fmt: skip
-        if is_oom:
+        if death.cause is Cause.OOM:
             self._events.emit(
                 "worker.oom", worker.device, level=logging.WARNING, worker=worker.id,
                 pid=worker.identity.pid,
