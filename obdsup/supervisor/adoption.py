@@ -107,6 +107,7 @@ class Adoption:
         rows: list[WorkerRow] = self._database.read(tables.load_workers)  # type: ignore[assignment]
         known = {row.id: row for row in rows}
         found: dict[str, _Living] = {}
+        self._note_ids_in_use()
         for path in sorted(self._settings.workers_dir.glob("*.sock")):
             one = self._at_socket(path)
             if one is not None:
@@ -121,6 +122,13 @@ class Adoption:
             else:
                 self._database.later(tables.delete_worker(row.id))
         return list(found.values())
+
+    def _note_ids_in_use(self) -> None:
+        """Before anything is started: rows of workers may be lost, sockets and logs are there."""
+        for path in self._settings.workers_dir.glob("*.sock"):
+            self._fleet.note_number(path.stem)
+        for path in self._settings.log_dir.glob("worker-*.log"):
+            self._fleet.note_number(path.stem.removeprefix("worker-"))
 
     def _at_socket(self, path: Path) -> _Living | None:
         """The process that listens there, by what the kernel says; a dead socket is removed."""

@@ -107,3 +107,21 @@ def test_damage_while_it_runs_is_said_and_undone(
     service.kill()
     service.start()
     eventually(lambda: facts(service) == before, 60)
+
+
+def test_the_id_of_a_living_worker_is_not_used_again(service: FakeService) -> None:
+    """The rows of workers have no copies: with them gone, what lives is found by its socket."""
+    service.create("a")
+    service.wait_for_standby()
+    lives = {row["id"]: row["pid"] for row in service.client.call("status")["workers"]}
+    served = service.worker_pid("a")
+    service.kill()
+    os.kill(served, 9)
+    for path in (service.root / "state").glob("state.db*"):
+        path.unlink()
+    service.start()
+    service.online_with_other_worker("a", served)
+    service.wait_for_standby()
+    spawned = {row["fields"]["worker"] for row in service.events("worker.spawned")}
+    assert spawned
+    assert not spawned & lives.keys()
