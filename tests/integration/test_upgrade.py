@@ -21,7 +21,8 @@ from tests.integration.test_supervisor import commands_go_on, create, verified
 
 pytestmark = [pytest.mark.integration]
 
-SWAPS = int(os.environ.get("OBDSUP_SWAPS", "10"))
+SWAPS = 10  # on one set of devices: the load writes 50 MB a second, and nothing is written twice
+ROUNDS = int(os.environ.get("OBDSUP_SWAP_ROUNDS", "1"))
 DEVICES = ("a", "b")
 OWN = "0.1.0"
 
@@ -124,8 +125,9 @@ def all_is_well(service: Service, devices: tuple[str, ...], version: str = OWN) 
         verified(service, name)
 
 
+@pytest.mark.parametrize("_round", range(ROUNDS))
 def test_releases_are_swapped_under_load_in_both_directions(
-    service: Service, devices: tuple[str, ...]
+    service: Service, devices: tuple[str, ...], _round: int
 ) -> None:
     new = make_release(service.root / "new", "0.2.0")
     old = make_release(service.root / "old", "0.0.9")
@@ -137,6 +139,8 @@ def test_releases_are_swapped_under_load_in_both_directions(
         assert report["left"] == []
         assert releases(service) == {version}
     assert {service.show(name)["takeovers"] for name in devices} == {0}
+    print([row["fields"]["stall_ms"] for row in service.call("events")
+           if row["event"] == "handoff.done"])  # fmt: skip
     all_is_well(service, devices, version)
 
 
