@@ -14,7 +14,7 @@ __all__ = ["HBA", "ForeignMaker"]
 HBA = 999999999
 _TARGET = Path("/sys/kernel/config/target")
 _FOR_EVER_S = "2147483"
-_ENABLE_TRIES, _ENABLE_PAUSE_S = 100, 0.05
+_ENABLE_TRIES, _ENABLE_PAUSE_S = 6000, 0.05  # the snapshotter's are 100: it is not emulated
 _DISK_S = 30.0
 
 
@@ -39,14 +39,14 @@ class ForeignMaker:
         self.core.mkdir()
         for option in (f"dev_config={self.config}", "max_data_area_mb=4", *options):
             _write(self.core / "control", option)
-        for _ in range(_ENABLE_TRIES):
+        while True:
             try:
                 _write(self.core / "enable", "1")
                 break
             except OSError as error:
-                if error.errno != errno.EAGAIN:
-                    raise
                 self.tried_again += 1
+                if error.errno != errno.EAGAIN or self.tried_again == _ENABLE_TRIES:
+                    raise
                 time.sleep(_ENABLE_PAUSE_S)
         _write(self.core / "attrib" / "cmd_time_out", _FOR_EVER_S)
 
