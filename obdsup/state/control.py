@@ -8,6 +8,7 @@ most ``MAX_LINE_BYTES`` long. The peer must be root or of the supervisor's own u
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 
@@ -51,7 +52,9 @@ class ControlClient:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
                 sock.settimeout(self._timeout_s)
                 sock.connect(self._path)
-                sock.sendall(json.dumps(request).encode() + b"\n")
+                # Who is refused by the peer's uid is told so before anything is read from it.
+                with contextlib.suppress(BrokenPipeError):
+                    sock.sendall(json.dumps(request).encode() + b"\n")
                 with sock.makefile("rb") as lines:
                     return self._read_answer(lines, on_progress)
         except (FileNotFoundError, ConnectionRefusedError) as error:
