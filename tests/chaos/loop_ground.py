@@ -27,13 +27,19 @@ class LoopGround:
     backing: Path
 
     def blocks(self, path: Path) -> list[int]:
-        """The numbers of a file's blocks on the device, in order; it must be written back."""
-        order = f"blocks /{path.relative_to(self.ground.mount)}"
+        """The numbers of a file's data blocks on the device, in order; it must be written back.
+
+        Asked one by one: debugfs lists the blocks of the extent tree among them.
+        """
+        name = f"/{path.relative_to(self.ground.mount)}"
+        count = -(-path.stat().st_size // BLOCK_BYTES)
         os.sync()
         done = subprocess.run(
-            ["debugfs", "-R", order, self.ground.device], capture_output=True, text=True, check=True
-        )
-        return [int(number) for number in done.stdout.split()]
+            ["debugfs", "-f", "-", self.ground.device],
+            input="".join(f"bmap {name} {number}\n" for number in range(count)),
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return [int(line) for line in done.stdout.splitlines() if line.isdigit()]
 
     def read(self, block: int, count: int = 1) -> bytes:
         with self.backing.open("rb") as file:
