@@ -287,17 +287,18 @@ def check_bad_images_are_refused_with_a_reason_and_delay_nobody(folder: Path) ->
     lower = images.config("lower", lowers=[{"file": "/none/layer.obd"}])
     (folder / "garbage.obd").write_bytes(os.urandom(8192))
     garbage = images.config("garbage", lowers=[{"file": str(folder / "garbage.obd")}])
-    silent_backing = folder / "silent-backing"
-    silent_backing.touch()
-    os.truncate(silent_backing, LAYER_BYTES)
-    # A disk whose server is stopped: a lower that never answers.
+    # A file of a file system whose disk's server is stopped: a lower that never answers.
     server = ForeignMaker(200, images.config("server"))
     server.create("nl_reply_supported=-1")
-    daemon = Daemon(server.name, silent_backing, "--no-name")
-    node = server.link()
-    silent = images.config("silent", lowers=[{"file": str(node)}])
+    daemon = Daemon(server.name, images.disk, "--no-name")
+    mount_point = folder / "mnt"
+    mount_point.mkdir()
+    _run("mount", "-t", "ext4", "-o", "ro", str(server.link()), str(mount_point))
+    mute = mount_point / "file-0"
+    silent = images.config("silent", lowers=[{"file": str(mute)}])
+    held = os.open(mute, os.O_RDONLY)  # its name and size stay known, its bytes do not
+    os.posix_fadvise(held, 0, 0, os.POSIX_FADV_DONTNEED)
     os.kill(daemon.pid, signal.SIGSTOP)
-    Path("/proc/sys/vm/drop_caches").write_text("1")
     with _supervised(folder) as supervisor:
         answers: list[int] = []
         slow = threading.Thread(target=lambda: answers.append(_refused(ForeignMaker(201, silent))))
@@ -320,6 +321,11 @@ def check_bad_images_are_refused_with_a_reason_and_delay_nobody(folder: Path) ->
         assert result_of(silent).startswith("failed:"), result_of(silent)
         assert supervisor.names() == [good.name]
         os.kill(daemon.pid, signal.SIGCONT)
+        os.close(held)
+        eventually(
+            lambda: subprocess.run(["umount", str(mount_point)], check=False).returncode == 0,
+            PATIENCE_S, "the worker that waited for it is gone",
+        )  # fmt: skip
         good.remove()
         server.remove()
         daemon.kill()
