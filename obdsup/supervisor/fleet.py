@@ -443,9 +443,9 @@ class Fleet:
         is_oom = self._cgroups.has_oom(worker.id)
         death = worker.death = judge_death(exit_status, is_hung=worker.is_hung, is_oom=is_oom)
         worker.has_exited.set()
-        actions = self._step(worker, WorkerEvent.EXITED)  # tells the devices first of all
+        self._step(worker, WorkerEvent.EXITED)  # tells the devices first of all
         # The rest can wait until the loop has told the devices of all who died with this one.
-        expected = not was_starting and WorkerAction.REPLENISH in actions and exit_status == 0
+        expected = not was_starting and exit_status == 0  # 0: it had let go of all it served
         self._loop.call_soon(
             lambda: self._bury(
                 process, worker, death, is_expected=expected, was_starting=was_starting
