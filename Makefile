@@ -2,8 +2,8 @@
 SHELL := /bin/bash
 PYTHON ?= /usr/bin/python3
 VENV := .venv/bin
-NATIVE := $(wildcard $(addprefix native/,src/*.[ch] ringd/*.[ch] checker/*.[ch] sectors/*.[ch] faultfs/*.[ch])) native/obd.cdef.txt native/obd.csrc.c \
-          native/obd_build.py native/Makefile setup.py
+NATIVE := $(wildcard $(addprefix native/,src/*.[ch] tools/*.[ch] tools/cdef/*.txt ringd/*.[ch] checker/*.[ch] sectors/*.[ch] faultfs/*.[ch])) native/obd.cdef.txt native/obd.csrc.c \
+          native/obd_build.py native/tools_build.py native/Makefile setup.py
 
 help:
 	@echo "make demo     a redis container on an overlaybd device whose backstore is killed again and again"

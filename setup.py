@@ -1,12 +1,14 @@
-"""Builds the two compiled parts: the cffi module over native/src, and the programs beside it."""
+"""Builds the compiled parts: two cffi modules (the core, the image tools) and the programs."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
+sys.path.insert(0, str(ROOT / "native"))  # one build script imports the other
 
 
 class BuildNative(build_ext):
@@ -19,6 +21,6 @@ class BuildNative(build_ext):
 
 
 setup(
-    cffi_modules=["native/obd_build.py:ffibuilder"],
+    cffi_modules=["native/obd_build.py:ffibuilder", "native/tools_build.py:ffibuilder"],
     cmdclass={"build_ext": BuildNative},
 )

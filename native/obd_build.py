@@ -41,18 +41,19 @@ ffibuilder.set_source(
 )
 
 
-def link(archive: Path, module: Path) -> None:
-    """Makes the module from the whole archive: also from what is only run when it is loaded."""
+def link(builder: FFI, archives: list[Path], libraries: list[str], module: Path) -> None:
+    """Makes a module from whole archives: also from what is only run when it is loaded."""
     with tempfile.TemporaryDirectory(dir=module.parent) as folder:
         source, made = Path(folder, "binding.c"), Path(folder, module.name)
-        ffibuilder.emit_c_code(str(source))
-        includes = [f"-I{HERE / 'src'}", f"-I{sysconfig.get_path('include')}"]
-        whole = ["-Wl,--whole-archive", str(archive), "-Wl,--no-whole-archive"]
-        libraries = [f"-l{name}" for name in LIBRARIES]
+        builder.emit_c_code(str(source))
+        folders = (HERE / "src", HERE / "tools", sysconfig.get_path("include"))
+        includes = [f"-I{one}" for one in folders]
+        whole = ["-Wl,--whole-archive", *map(str, archives), "-Wl,--no-whole-archive"]
         command = ["gcc", *COMPILE_ARGS, "-fPIC", "-shared", *includes, str(source)]
-        subprocess.run([*command, *whole, *libraries, "-o", str(made)], check=True)
+        linked = [f"-l{name}" for name in libraries]
+        subprocess.run([*command, *whole, *linked, "-o", str(made)], check=True)
         os.replace(made, module)
 
 
 if __name__ == "__main__":
-    link(Path(sys.argv[1]), Path(sys.argv[2]))
+    link(ffibuilder, [Path(sys.argv[1])], LIBRARIES, Path(sys.argv[2]))

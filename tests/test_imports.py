@@ -15,8 +15,9 @@ ALLOWED = {
     "obdsup.format": set(),
     "obdsup.state": set(),
     "obdsup.worker": {"obdsup.format", "obdsup.state", "obdsup._native"},
+    "obdsup.image": {"obdsup.format", "obdsup._tools"},
     "obdsup.supervisor": {"obdsup.state"},
-    "obdsup.cli": {"obdsup.format", "obdsup.state"},
+    "obdsup.cli": {"obdsup.format", "obdsup.image", "obdsup.state"},
     "chaos": {"obdsup.state", "guest.dmesg"},  # the judge of the guest's kernel log
 }
 EVERYBODY = {"obdsup", "obdsup.errors"}  # the version and the errors

@@ -44,11 +44,11 @@ int obd_fail(struct obd_errinfo *info, int code, const char *path, const char *w
 const char *obd_err_name(int code)
 {
 	static const char *const names[] = {
-		"OBD_OK",	  "OBD_E_IO",	       "OBD_E_NOMEM",	 "OBD_E_FORMAT",
-		"OBD_E_CHECKSUM", "OBD_E_RANGE",       "OBD_E_READONLY", "OBD_E_NOSPACE",
-		"OBD_E_AGAIN",	  "OBD_E_UNSUPPORTED", "OBD_E_LOCKED",	 "OBD_E_STALE",
-		"OBD_E_RING",	  "OBD_E_JOURNAL",     "OBD_E_INVAL",	 "OBD_E_TIMEOUT",
-		"OBD_E_SHORT",	  "OBD_E_RESET",
+		"OBD_OK",	  "OBD_E_IO",	       "OBD_E_NOMEM",	  "OBD_E_FORMAT",
+		"OBD_E_CHECKSUM", "OBD_E_RANGE",       "OBD_E_READONLY",  "OBD_E_NOSPACE",
+		"OBD_E_AGAIN",	  "OBD_E_UNSUPPORTED", "OBD_E_LOCKED",	  "OBD_E_STALE",
+		"OBD_E_RING",	  "OBD_E_JOURNAL",     "OBD_E_INVAL",	  "OBD_E_TIMEOUT",
+		"OBD_E_SHORT",	  "OBD_E_RESET",       "OBD_E_CANCELLED",
 	};
 
 	if (code > 0 || -code >= (int)(sizeof(names) / sizeof(names[0])))

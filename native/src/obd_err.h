@@ -29,6 +29,7 @@ enum obd_err {
 	OBD_E_TIMEOUT = -15,	/* a bound passed */
 	OBD_E_SHORT = -16,	/* a file ends before the data it must hold */
 	OBD_E_RESET = -17,	/* somebody else reset the ring we serve */
+	OBD_E_CANCELLED = -18,	/* the caller wished a long call to stop */
 };
 
 struct obd_errinfo {
