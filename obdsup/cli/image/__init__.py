@@ -1,0 +1,39 @@
+"""``obdsup image``: look at, check, export and make image files. Works without a supervisor.
+
+One module per command, each with ``add(commands)``; what they do is in ``obdsup.image``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from obdsup.cli.image import export, import_disk, info, new_upper, verify
+
+__all__ = ["add_parser"]
+
+# In the order of the help.
+_COMMANDS = (info, verify, export, import_disk, new_upper)
+
+_GROUP_EXAMPLES = """examples:
+  obdsup image info config.v1.json
+  obdsup image verify config.v1.json && obdsup image export config.v1.json --sha256
+  obdsup image import disk.raw -o base.obd --zfile lz4
+  obdsup image new-upper --size 64G upper.data upper.index
+
+CONFIG is an overlaybd config.v1.json, LAYER one sealed layer file: raw, ZFile, in a tar or not.
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds ``image`` and its commands; each sets its handler, ``args.run(args) -> int``."""
+    group = subparsers.add_parser(
+        "image",
+        help="image files: info, verify, export, import, new-upper",
+        description="Looks at, checks, exports and makes image files; needs no supervisor.",
+        epilog=_GROUP_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = group.add_subparsers(dest="image_command", metavar="COMMAND", required=True)
+    for module in _COMMANDS:
+        module.add(commands)

@@ -1,0 +1,38 @@
+"""Opens what a command line names: a config or one layer file; keeps outputs off inputs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from obdsup.errors import ConfigError
+from obdsup.format import lsmt_header, zfile_header
+from obdsup.format.blob import FileBlob
+from obdsup.format.image import Image
+
+__all__ = ["open_image", "refuse_own_files"]
+
+
+def _is_layer(path: str) -> bool:
+    """By content: a known magic is a layer, an object or the name .json a config."""
+    blob = FileBlob(path)
+    try:
+        head = blob.read_at(0, min(blob.size, 512))
+    finally:
+        blob.close()
+    if zfile_header.has_magic(head) or lsmt_header.has_magic(head) or head[257:262] == b"ustar":
+        return True
+    return not (path.endswith(".json") or head.lstrip()[:1] == b"{")
+
+
+def open_image(path: str) -> Image:
+    """The image of a config, or of a single layer file."""
+    return Image.of_layer(path) if _is_layer(path) else Image.open(path)
+
+
+def refuse_own_files(output: str, inputs: list[str]) -> None:
+    """An output may never replace a file it is made from, not with --force either."""
+    for name in inputs:
+        with contextlib.suppress(OSError):
+            if os.path.samefile(output, name):
+                raise ConfigError(f"{output}: is an input of this command too")
