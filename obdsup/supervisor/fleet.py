@@ -166,7 +166,7 @@ class Fleet:
         is_urgent: bool = False,
     ) -> Worker:
         """A worker for the device by the rules of ``placement``, most often a standby, warm ones
-        first; starts one when there is none and waits.
+        first; starts one when there is none and waits. It keeps its images until ``arrived``.
 
         Args:
             device: who gets it.
@@ -195,6 +195,7 @@ class Fleet:
                         break
                     self._wait(path, deadline, timeout_s, device)
         self._limit_memory(found)
+                        found.coming.add(device)
         return found
 
     @contextlib.contextmanager
@@ -266,6 +267,11 @@ class Fleet:
 
     def release(self, worker: Worker, device: str) -> None:
         """The worker let go of the device; of its last one: it is stopped, a fresh standby replaces
+    def arrived(self, worker: Worker, device: str) -> None:
+        """The worker serves the device that it was acquired for."""
+        with self._changed:
+            worker.coming.discard(device)
+
         it."""
         self._leave(worker, device, WorkerEvent.RELEASED)
 
@@ -285,6 +291,7 @@ class Fleet:
     def _limit_memory(self, worker: Worker) -> None:
         """Gives the worker the limit that its devices ask for; without one it is left alone."""
         with self._changed:
+            worker.coming.discard(device)
             lodgers = self._seat(worker).lodgers
         refusal = self._cgroups.limit(
             worker.id, worker.identity.pid, placement.memory_limit(lodgers)
@@ -297,10 +304,14 @@ class Fleet:
             )  # fmt: skip
 
     def settle(self, worker_id: str) -> None:
-        """The devices of a worker stay where they are: it closes the images of all others."""
+        """The devices of a worker stay where they are: it closes the images of all others.
+
+        Not one that was lent to look at an image, or does not serve yet what it was acquired for:
+        the first comes back as a standby, the second still needs the image it has open.
+        """
         with self._changed:
             worker = self._workers.get(worker_id)
-            if worker is None or worker.state is not WorkerState.SERVING:
+            if worker is None or worker.state is not WorkerState.SERVING or worker.coming:
                 return
             worker.is_settled, worker.is_warm = True, False
         self._warming.close_others(worker)

@@ -289,6 +289,7 @@ class Serving:
 
     def _now_served_by(self, worker: Worker) -> None:
         self.worker = worker
+        self._context.fleet.arrived(worker, self._record.name)
         self.reason = ""
         self._loss = Loss()
         self._refusals.succeeded()

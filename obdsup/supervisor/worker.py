@@ -29,6 +29,7 @@ class Worker:
     release: str = ""  # the version it says it is
     release_path: str = ""  # where its release lies; "": the supervisor's own
     devices: set[str] = field(default_factory=set)  # those it serves, or is about to
+    coming: set[str] = field(default_factory=set)  # of those: not served (yet)
     images: set[str] = field(default_factory=set)  # devices whose image it opened in advance
     is_warm: bool = False  # every image known when it got ready is open
     is_settled: bool = False  # closed the images of the devices it does not serve

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -212,3 +213,27 @@ def test_many_lost_at_once_go_on_one_standby_and_are_moved_apart_again(
     eventually(lambda: len({service.worker_pid(name) for name in names}) == len(names), 60)
     assert service.events("worker.spread")
     eventually(lambda: len(settled.read_text().split()) == 2 * len(names), 20)
+
+
+def test_a_standby_that_only_looks_at_an_image_stays_one(service: FakeService) -> None:
+    """Spreading has workers whose devices stay close the images of others: not this one."""
+    folder = service.image("slow")
+    (folder / "hang-prewarm").write_text("")
+    creating = threading.Thread(target=service.create, args=("c", "slow"))
+    creating.start()
+    eventually((folder / "hanging-prewarm").exists, 20)
+    lent = worker_of(service, "c")
+    service.create("b")
+    settled = service.root / "img" / "forgot-others"
+    eventually(settled.exists, 20)  # workers are looked at in the order of their start
+    assert not (folder / "forgot-others").exists()
+    (folder / "hang-prewarm").unlink()
+    creating.join()
+    assert worker_of(service, "c") == lent, "it was warm, and is still"
+
+
+def worker_of(service: FakeService, device: str) -> str:
+    """The worker that has the device, whether it serves it or not."""
+    rows = service.client.call("status")["workers"]
+    (found,) = (row["id"] for row in rows if device in row["devices"])
+    return str(found)
