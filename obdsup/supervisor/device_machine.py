@@ -42,7 +42,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from obdsup.supervisor.table import Next, look_up
+from obdsup.supervisor.table import Next, illegal_pairs, look_up
 
 __all__ = ["ILLEGAL", "TRANSITIONS", "DeviceAction", "DeviceEvent", "DeviceState", "step"]
 
@@ -96,7 +96,7 @@ _S, _E, _A = DeviceState, DeviceEvent, DeviceAction
 _BACK = Next(_S.ROLLING_BACK, (_A.PERSIST, _A.RETRACT))
 _STUCK = Next(_S.FAILED, (_A.SETTLE,))
 
-TRANSITIONS: dict[tuple[DeviceState, DeviceEvent], Next] = {
+TRANSITIONS: dict[tuple[DeviceState, DeviceEvent], Next[DeviceState, DeviceAction]] = {
     (_S.PLANNED, _E.STARTED): Next(_S.PLANNED, (_A.PERSIST, _A.MAKE_RING)),
     (_S.PLANNED, _E.RING_MADE): Next(_S.RING_MADE, (_A.PERSIST, _A.SERVE)),
     (_S.PLANNED, _E.STEP_FAILED): _BACK,
@@ -144,21 +144,13 @@ _LEGAL_ONLY_WHILE: dict[DeviceEvent, frozenset[DeviceState]] = {
     _E.STEP_FAILED: frozenset(_S) - {_S.ONLINE, _S.FAILED, _S.GONE},
     _E.RESUMED: frozenset(_S) - {_S.GONE},
 }
-ILLEGAL = frozenset(
-    (state, event)
-    for event, states in _LEGAL_ONLY_WHILE.items()
-    for state in _S
-    if state not in states
-)
+ILLEGAL = illegal_pairs(_S, _LEGAL_ONLY_WHILE)
 
 
-def step(
-    state: DeviceState, event: DeviceEvent, now: float
-) -> tuple[DeviceState, tuple[DeviceAction, ...]]:
+def step(state: DeviceState, event: DeviceEvent, now: float) -> Next[DeviceState, DeviceAction]:
     """The next state and the ordered actions. Pure; ``now`` (monotonic seconds) decides nothing.
 
     Raises:
         IllegalTransition: the pair is in ILLEGAL.
     """
-    target, actions = look_up(TRANSITIONS, state, event)  # type: ignore[arg-type]
-    return target, actions  # type: ignore[return-value]
+    return look_up(TRANSITIONS, state, event)

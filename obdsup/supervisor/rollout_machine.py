@@ -42,7 +42,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from obdsup.supervisor.table import Next, look_up
+from obdsup.supervisor.table import Next, illegal_pairs, look_up
 
 __all__ = [
     "ILLEGAL",
@@ -103,7 +103,7 @@ _PREPARE = Next(_S.PREPARING, (_A.PERSIST, _A.PREPARE))
 _WATCH = Next(_S.WATCHING, (_A.PERSIST, _A.WATCH))
 _BACK = Next(_S.ROLLING_BACK, (_A.PERSIST, _A.MOVE_BACK))
 
-TRANSITIONS: dict[tuple[RolloutState, RolloutEvent], Next] = {
+TRANSITIONS: dict[tuple[RolloutState, RolloutEvent], Next[RolloutState, RolloutAction]] = {
     (_S.IDLE, _E.STARTED): _PREPARE,
     (_S.PREPARING, _E.READY): Next(_S.CANARY, (_A.PERSIST, _A.MOVE)),
     (_S.PREPARING, _E.BAD_SIGN): _BACK,
@@ -152,21 +152,13 @@ _LEGAL_ONLY_WHILE: dict[RolloutEvent, frozenset[RolloutState]] = {
     _E.STUCK: frozenset({_S.ROLLING_BACK}),
     _E.RESUMED: frozenset(_S) - {_S.IDLE},
 }
-ILLEGAL = frozenset(
-    (state, event)
-    for event, states in _LEGAL_ONLY_WHILE.items()
-    for state in _S
-    if state not in states
-)
+ILLEGAL = illegal_pairs(_S, _LEGAL_ONLY_WHILE)
 
 
-def step(
-    state: RolloutState, event: RolloutEvent, now: float
-) -> tuple[RolloutState, tuple[RolloutAction, ...]]:
+def step(state: RolloutState, event: RolloutEvent, now: float) -> Next[RolloutState, RolloutAction]:
     """The next state and the ordered actions. Pure; ``now`` (monotonic seconds) decides nothing.
 
     Raises:
         IllegalTransition: the pair is in ILLEGAL.
     """
-    target, actions = look_up(TRANSITIONS, state, event)  # type: ignore[arg-type]
-    return target, actions  # type: ignore[return-value]
+    return look_up(TRANSITIONS, state, event)

@@ -48,7 +48,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from obdsup.supervisor.table import Next, look_up
+from obdsup.supervisor.table import Next, illegal_pairs, look_up
 
 __all__ = ["ILLEGAL", "TRANSITIONS", "ServiceAction", "ServiceEvent", "ServiceState", "step"]
 
@@ -116,7 +116,7 @@ _QUARANTINED = Next(_S.QUARANTINED, (_A.QUARANTINE,))
 _SERVED = Next(_S.SERVED, (_A.REPORT_SERVED,))
 _RELEASED = Next(_S.RELEASED, (_A.REPORT_SERVED,))
 
-TRANSITIONS: dict[tuple[ServiceState, ServiceEvent], Next] = {
+TRANSITIONS: dict[tuple[ServiceState, ServiceEvent], Next[ServiceState, ServiceAction]] = {
     (_S.UNSERVED, _E.ATTACH_ASKED): Next(_S.ATTACHING, (_A.SERVE_FRESH,)),
     (_S.UNSERVED, _E.ADOPTED): _SERVED,
     (_S.UNSERVED, _E.ORPHANED): _RECOVER,
@@ -180,21 +180,13 @@ _LEGAL_ONLY_WHILE: dict[ServiceEvent, frozenset[ServiceState]] = {
     _E.DRAINED: frozenset({_S.DRAINING}),
     _E.DRAIN_FAILED: frozenset({_S.DRAINING}),
 }
-ILLEGAL = frozenset(
-    (state, event)
-    for event, states in _LEGAL_ONLY_WHILE.items()
-    for state in _S
-    if state not in states
-)
+ILLEGAL = illegal_pairs(_S, _LEGAL_ONLY_WHILE)
 
 
-def step(
-    state: ServiceState, event: ServiceEvent, now: float
-) -> tuple[ServiceState, tuple[ServiceAction, ...]]:
+def step(state: ServiceState, event: ServiceEvent, now: float) -> Next[ServiceState, ServiceAction]:
     """The next state and the ordered actions. Pure; ``now`` (monotonic seconds) decides nothing.
 
     Raises:
         IllegalTransition: the pair is in ILLEGAL.
     """
-    target, actions = look_up(TRANSITIONS, state, event)  # type: ignore[arg-type]
-    return target, actions  # type: ignore[return-value]
+    return look_up(TRANSITIONS, state, event)

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from obdsup.supervisor.table import Next, look_up
+from obdsup.supervisor.table import Next, illegal_pairs, look_up
 
 __all__ = ["ILLEGAL", "TRANSITIONS", "WorkerAction", "WorkerEvent", "WorkerState", "step"]
 
@@ -66,7 +66,7 @@ _S, _E, _A = WorkerState, WorkerEvent, WorkerAction
 _DEAD = Next(_S.GONE, (_A.FORGET, _A.REPLENISH))
 _STOPPED = Next(_S.RETIRING, (_A.STOP, _A.REPLENISH))
 
-TRANSITIONS: dict[tuple[WorkerState, WorkerEvent], Next] = {
+TRANSITIONS: dict[tuple[WorkerState, WorkerEvent], Next[WorkerState, WorkerAction]] = {
     (_S.STARTING, _E.ANSWERED): Next(_S.STANDBY, (_A.PREWARM,)),
     (_S.STARTING, _E.ANSWERED_SERVING): Next(_S.SERVING, ()),
     (_S.STARTING, _E.STOP_ASKED): _STOPPED,
@@ -97,21 +97,13 @@ _LEGAL_ONLY_WHILE: dict[WorkerEvent, frozenset[WorkerState]] = {
     _E.STOP_ASKED: frozenset(_S),
     _E.EXITED: frozenset(_S) - {_S.GONE},
 }
-ILLEGAL = frozenset(
-    (state, event)
-    for event, states in _LEGAL_ONLY_WHILE.items()
-    for state in _S
-    if state not in states
-)
+ILLEGAL = illegal_pairs(_S, _LEGAL_ONLY_WHILE)
 
 
-def step(
-    state: WorkerState, event: WorkerEvent, now: float
-) -> tuple[WorkerState, tuple[WorkerAction, ...]]:
+def step(state: WorkerState, event: WorkerEvent, now: float) -> Next[WorkerState, WorkerAction]:
     """The next state and the ordered actions. Pure; ``now`` (monotonic seconds) decides nothing.
 
     Raises:
         IllegalTransition: the pair is in ILLEGAL.
     """
-    target, actions = look_up(TRANSITIONS, state, event)  # type: ignore[arg-type]
-    return target, actions  # type: ignore[return-value]
+    return look_up(TRANSITIONS, state, event)
