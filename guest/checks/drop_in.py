@@ -1,6 +1,6 @@
 """In the guest: devices that others make in configfs, as containerd's overlaybd snapshotter does.
 
-The other side is the kernel itself; ``fake_tcmu_daemon`` stands in for overlaybd-tcmu.
+The other side is the kernel itself; ``guest.foreign`` stands in for overlaybd-tcmu.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from guest.checks.foreign_maker import HBA, ForeignMaker, make_ext4_layer
 from guest.checks.guest_supervisor import GuestSupervisor, eventually
 from guest.checks.report import named_checks, run_checks
+from guest.foreign.maker import HBA, ForeignMaker, make_ext4_layer
 from obdsup.format import config as image_config
 from obdsup.format.image import Image
 from obdsup.format.upper_writer import create_upper
@@ -140,7 +140,7 @@ class Daemon:
     def __init__(self, device: str, backing: Path, *options: str) -> None:
         self._child = subprocess.Popen(
             [
-                sys.executable, "-m", "guest.checks.fake_tcmu_daemon",
+                sys.executable, "-m", "guest.foreign.daemon",
                 str(HBA), device, str(backing), *options,
             ],
             stdout=subprocess.PIPE,

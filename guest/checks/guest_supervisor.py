@@ -19,21 +19,24 @@ from obdsup.state.control import ControlClient
 __all__ = ["GuestSupervisor", "eventually"]
 
 _START_S = 300.0
+_WORTH_SAYING_S = 1.0
 
 
 def eventually(predicate: Callable[[], object], timeout_s: float, what: str) -> Any:
-    """Waits until the predicate gives something true.
+    """Waits until the predicate gives something true; says so when that takes a while.
 
     Raises:
         AssertionError: it did not in time.
     """
-    deadline = time.monotonic() + timeout_s
-    while True:
-        value = predicate()
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}"
+    begin_s = time.monotonic()
+    while not (value := predicate()):
+        waited_s = time.monotonic() - begin_s
+        assert waited_s < timeout_s, f"not within {timeout_s:.0f} s: {what}"
         time.sleep(0.1)
+    waited_s = time.monotonic() - begin_s
+    if waited_s > _WORTH_SAYING_S:
+        print(f"    {waited_s:.1f} s: {what[:80]}", flush=True)
+    return value
 
 
 class GuestSupervisor:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -36,8 +37,9 @@ def run_checks(checks: Mapping[str, Check], wanted: list[str]) -> int:
     results: dict[str, str] = {}
     for name in wanted or checks:
         print(f"check {name}", flush=True)
+        begin_s = time.monotonic()
         results[name] = _run(name, checks[name])
-        print(f"  {results[name] or 'ok'}", flush=True)
+        print(f"  {results[name] or 'ok'} ({time.monotonic() - begin_s:.1f} s)", flush=True)
         Path(os.environ["GUEST_RESULT"], "checks.json").write_text(json.dumps(results))
     return 1 if any(results.values()) else 0
 

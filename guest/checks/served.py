@@ -13,7 +13,7 @@ from obdsup.supervisor.provider.base import RingHandle
 
 __all__ = ["FakeServerProcess", "fake_served"]
 
-_PROGRAM = Path(__file__).with_name("fake_server.py")
+_PROGRAM = Path(__file__).parent.parent / "foreign" / "server.py"
 
 
 class FakeServerProcess:

@@ -14,12 +14,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from guest.checks.guest_supervisor import eventually
 from guest.checks.report import named_checks, run_checks
 from obdsup.errors import ControlError
 from obdsup.state.control import ControlClient
@@ -47,11 +47,7 @@ def _run(*command: str) -> str:
 
 
 def _eventually(predicate: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + _PATIENCE_S
-    while not (value := predicate()):
-        assert time.monotonic() < deadline, f"not within {_PATIENCE_S:.0f} s: {what}"
-        time.sleep(0.1)
-    return value
+    return eventually(predicate, _PATIENCE_S, what)
 
 
 class Scene:

@@ -1,7 +1,7 @@
 """A ring server of a few lines, for checks of a provider alone: SCSI over a plain backing file.
 
 Serves in order, keeps no journal: after a kill the ring must be reset. Started as
-``python fake_server.py KIND MAP_BYTES BACKING FD...`` with the fds inherited.
+``python server.py KIND MAP_BYTES BACKING FD...`` with the fds inherited.
 """
 
 from __future__ import annotations

@@ -90,6 +90,14 @@ class ForeignMaker:
             self.core.rmdir()
 
 
+def main(arguments: list[str]) -> int:
+    """``python -m guest.foreign.maker remove NAME``: for who must not hang in the kernel."""
+    verb, name = arguments
+    assert verb == "remove", verb
+    ForeignMaker(int(name.removeprefix("dev_")), Path()).remove()
+    return 0
+
+
 def _write(path: Path, text: str) -> None:
     fd = os.open(path, os.O_WRONLY)
     try:
@@ -122,3 +130,7 @@ def make_ext4_layer(folder: Path, files: dict[str, bytes], size_bytes: int) -> t
 def _run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
