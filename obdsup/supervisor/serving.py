@@ -70,6 +70,7 @@ class Serving:
         self._done: Future[None] | None = None
         self._error: ObdError | None = None
         self._deaths = Backoff()
+        self._crash_wait_s = 0.0  # of the death just noticed
         self._refusals = Backoff(free_failures=0, first_s=0.2)
         self._retry_at_s: float | None = None
         self._quarantine = Quarantine(
@@ -237,6 +238,7 @@ class Serving:
         wait_s = self._deaths.failed(now, random.random(), made_progress=is_fine)
         if not wait_s:
             return _E.WORKER_EXITED
+        self._crash_wait_s = wait_s
         self._suspect_until_s = time.monotonic() + SUSPECT_S
         self._error = WorkerLost(
             f"workers of device {self._record.name} die again and again",
@@ -312,8 +314,10 @@ class Serving:
         return _E.RING_RESET
 
     def _schedule_retry(self) -> None:
-        counter = self._deaths if isinstance(self._error, WorkerLost) else self._refusals
-        wait_s = counter.failed(time.monotonic(), random.random())
+        wait_s, self._crash_wait_s = self._crash_wait_s, 0.0
+        if not wait_s:  # a death was counted when it was noticed
+            counter = self._deaths if isinstance(self._error, WorkerLost) else self._refusals
+            wait_s = counter.failed(time.monotonic(), random.random())
         self._retry_at_s = time.monotonic() + wait_s
         self.reason = str(self._error)
         self._record.later(reason=self.reason)

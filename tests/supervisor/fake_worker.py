@@ -3,7 +3,7 @@
 It keeps the promises the supervisor builds on: one server per journal (flock), generations that
 only grow, a journal header that is checked, counters of a take-over. Misbehaviour is planted by
 files in the folder of the first lower: ``hang-OP``, ``crash-OP``, ``fail-OP`` (optionally only for
-the worker id written in the file), ``journal-bad``.
+the worker id written in the file), ``journal-bad``; ``idle``: nothing is asked of it.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class FakeWorker:
         """Progress: the counter the supervisor tells a crash loop by."""
         completed = 0
         while any(one["lock"] == fd for one in list(self.served.values())):
-            completed += 1
+            completed += not self.planted("idle")
             if self.planted("eat-memory"):
                 self.eaten.append(os.urandom(4 << 20))
             os.pwrite(fd, struct.pack("<Q", completed), COUNTERS + 7 * 8)

@@ -82,6 +82,20 @@ def test_resume_of_a_device_that_still_kills_its_workers_ends_in_quarantine_agai
     assert idle.show("b")["phase"] == "quarantined"
 
 
+def test_pauses_of_a_crash_loop_double_from_one_death_to_the_next(idle: FakeService) -> None:
+    idle.start()
+    (idle.image("bad") / "idle").touch()
+    idle.create("b", "bad")
+    for deaths in range(1, 7):  # three are free
+        idle.wait_for_standby()
+        pid = idle.kill_worker("b")
+        idle.online_with_other_worker("b", pid)
+        assert len(idle.events("device.blocked")) == max(deaths - 3, 0)
+    pauses_s = [float(row["fields"]["retry_s"]) for row in idle.events("device.blocked")]
+    for pause_s, least_s in zip(pauses_s, (0.1, 0.2, 0.4), strict=True):
+        assert least_s <= pause_s <= 1.5 * least_s, pauses_s
+
+
 def test_a_death_that_may_be_a_commands_fault_is_told_to_the_next_worker(
     service: FakeService,
 ) -> None:
