@@ -103,7 +103,10 @@ def run_supervisor(before: list[str], after: list[str]) -> int:
     """Becomes the supervisor: same pid, so that systemd and a terminal speak to it directly."""
     options = _common_options(is_main=True).parse_args(before)
     directories = ["--run-dir", options.run_dir, "--state-dir", options.state_dir]
-    os.execv(sys.executable, [sys.executable, "-m", "obdsup.supervisor", *directories, *after])
+    from obdsup.state.program import program_command
+
+    command = [*program_command("obdsup.supervisor"), *directories, *after]
+    os.execv(command[0], command)
 
 
 def run_command(arguments: list[str]) -> int:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from obdsup.errors import ConfigError
+from obdsup.state.program import program_command
 
 __all__ = ["PROVIDER_NAMES", "Settings"]
 
 PROVIDER_NAMES = ("auto", "tcmu", "fuse", "load")
-
-
-def _worker_command() -> tuple[str, ...]:
-    return (sys.executable, "-m", "obdsup.worker")
-
-
-def _image_command() -> tuple[str, ...]:
-    return (sys.executable, "-m", "obdsup.cli")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +28,10 @@ class Settings:
     standbys: int = 1  # warm standbys kept ready, 0 to 64
     prewarm_max: int = 64  # images a standby holds open
     foreign_per_worker: int = 1  # devices others made in configfs that share a worker, 1 to 64
-    worker_command: tuple[str, ...] = field(default_factory=_worker_command)
-    image_command: tuple[str, ...] = field(default_factory=_image_command)
+    worker_command: tuple[str, ...] = field(
+        default_factory=partial(program_command, "obdsup.worker")
+    )
+    image_command: tuple[str, ...] = field(default_factory=partial(program_command, "obdsup.cli"))
     hello_timeout_s: float = 2.0  # a living worker that does not answer by then is fenced
     start_timeout_s: float = 30.0  # from spawn to the first hello
     pinned_patience_s: float = 5.0  # for a standby of a device's release, before ours takes over
