@@ -115,7 +115,7 @@ def say_what_this_is(settings: Settings) -> int:
         StateError: state.db is of a newer release, or none of ours.
     """
     from obdsup.state.journal import LAYOUT_VERSION
-    from obdsup.state.messages import PROTOCOL_VERSION
+    from obdsup.state.messages import announcement
     from obdsup.state.migrations import SCHEMA_VERSION, check_version
 
     path = settings.state_dir / "state.db"
@@ -126,7 +126,7 @@ def say_what_this_is(settings: Settings) -> int:
         "version": obdsup.__version__,
         "schema": SCHEMA_VERSION,
         "journal": LAYOUT_VERSION,
-        "protocol": PROTOCOL_VERSION,
+        **announcement(),
     }
     print(json.dumps(found), flush=True)  # the end of the process flushes nothing
     return 0

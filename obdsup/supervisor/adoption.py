@@ -2,7 +2,8 @@
 
 Who serves is not read from state.db: living workers are asked. A worker that lives but does not
 answer is killed, and proven dead, before its device is given to another. So is one that still
-carries out an order of the dead supervisor: where that ends, nobody would be told.
+carries out an order of the dead supervisor: where that ends, nobody would be told. One that speaks
+another control protocol is told to end by SIGTERM, for which it drains what it serves.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import threading
 import time
 from concurrent.futures import Future
@@ -22,7 +24,7 @@ from obdsup.state import process as processes
 from obdsup.state import tables
 from obdsup.state.database import Database
 from obdsup.state.device import WorkerRow
-from obdsup.state.messages import Packet
+from obdsup.state.messages import UNKNOWN_VERSION, Packet
 from obdsup.state.process import ProcessIdentity
 from obdsup.supervisor.device import Device
 from obdsup.supervisor.device_machine import DeviceState
@@ -38,6 +40,7 @@ from obdsup.supervisor.worker_link import WorkerLink
 
 __all__ = ["Adoption"]
 
+DRAIN_SLACK_S = 2.0
 log = logging.getLogger(__name__)
 
 
@@ -157,17 +160,20 @@ class Adoption:
                 hello = link.call_aside("hello", self._settings.hello_timeout_s)
                 break
             except ObdError as error:
+                if error.fields.get("code") == UNKNOWN_VERSION:
+                    self._refuse(one, str(error))
+                    return
                 is_timeout = isinstance(error, WorkerLost) and error.fields.get("is_timeout")
                 if is_timeout or time.monotonic() >= deadline or processes.has_exited(one.pidfd):
                     self._fence(one, str(error))
                     return
                 processes.has_exited(one.pidfd, 0.005)
         try:
-            self._take(one, hello)
+            self._take(one, hello, link.version)
         finally:
             hello.close_fds()
 
-    def _take(self, one: _Living, hello: Packet) -> None:
+    def _take(self, one: _Living, hello: Packet, version: int) -> None:
         body = hello.body
         is_same = (body.get("pid"), body.get("start_time")) == (
             one.identity.pid,
@@ -182,7 +188,7 @@ class Adoption:
         if not is_same or lost:
             self._fence(one, "is not what it must be" if not is_same else f"lost {lost}")
             return
-        worker = self._adopt(one)
+        worker = self._adopt(one, version)
         names = [str(row["name"]) for row in served]
         self._fleet.adopted(worker, names, str(body.get("release", "")))
         for row in served:
@@ -205,12 +211,14 @@ class Adoption:
         finally:
             own.close_fds()
 
-    def _adopt(self, one: _Living) -> Worker:
+    def _adopt(self, one: _Living, version: int) -> Worker:
         """In the loop: supervisord's objects belong to it."""
         done: Future[Worker] = Future()
 
         def adopt() -> None:
-            done.set_result(self._fleet.adopt(one.worker_id, one.identity, one.pidfd, one.socket))
+            done.set_result(
+                self._fleet.adopt(one.worker_id, one.identity, one.pidfd, one.socket, version)
+            )
 
         self._loop.call_soon(adopt)
         return done.result()
@@ -245,12 +253,33 @@ class Adoption:
             "ring.adopted", name, worker=worker.id, pid=worker.identity.pid, gen=generation
         )
 
+    def _refuse(self, one: _Living, reason: str) -> None:
+        """Its devices are taken over drained; what it can not drain in time is killed with it."""
+        self._events.emit(
+            "worker.refused", level=logging.ERROR, worker=one.worker_id, pid=one.identity.pid,
+            reason=reason,
+        )  # fmt: skip
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(one.pidfd, signal.SIGTERM)
+        if not processes.has_exited(one.pidfd, self._settings.drain_timeout_s + DRAIN_SLACK_S):
+            self._fence(one, f"{reason}; it does not end")
+        else:
+            self._forget(one)
+        with self._lock:
+            left = list(self._open.values())
+        for device in left:
+            if device.serving.journal.counters().owner_pid == one.identity.pid:
+                self._orphan(device, reason)
+
     def _fence(self, one: _Living, reason: str) -> None:
         self._events.emit(
             "worker.fenced", level=logging.WARNING, worker=one.worker_id, pid=one.identity.pid,
             reason=reason,
         )  # fmt: skip
         processes.kill(one.pidfd, self._settings.kill_timeout_s)
+        self._forget(one)
+
+    def _forget(self, one: _Living) -> None:
         os.close(one.pidfd)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(one.socket)

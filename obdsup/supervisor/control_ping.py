@@ -6,12 +6,14 @@ import contextlib
 import json
 import socket
 
-from obdsup.state.messages import PROTOCOL_VERSION
+from obdsup.state import messages
 
 __all__ = ["ControlPing"]
 
 # A hello about no device: the answer carries no fds. Any answer will do, also a refusal.
-_QUESTION = json.dumps({"v": PROTOCOL_VERSION, "id": 0, "op": "hello", "device": "-"}).encode()
+_QUESTION = json.dumps(
+    {"v": messages.HELLO_VERSION, "id": 0, "op": "hello", "device": "-", **messages.announcement()}
+).encode()
 _ANSWER_BYTES = 65536
 
 

@@ -25,7 +25,7 @@ EVENT_NAMES = frozenset(
     {
         "supervisor.started", "supervisor.stopped", "supervisor.failed", "provider.chosen",
         "worker.spawned", "worker.ready", "worker.adopted", "worker.lost", "worker.stopped",
-        "worker.fenced", "worker.failed", "worker.slow",
+        "worker.fenced", "worker.failed", "worker.slow", "worker.refused",
         "device.created", "device.planned", "device.ring_made", "device.serving", "device.online",
         "device.retracting", "device.retracted", "device.drained", "device.gone", "device.failed",
         "device.rolling_back", "device.blocked", "device.void",

@@ -25,6 +25,7 @@ from obdsup.state import process as processes
 from obdsup.state import tables
 from obdsup.state.database import Database
 from obdsup.state.device import WorkerRow
+from obdsup.state.messages import UNKNOWN_VERSION
 from obdsup.state.process import ProcessIdentity
 from obdsup.supervisor import placement
 from obdsup.supervisor.backoff import Backoff
@@ -90,6 +91,7 @@ class Fleet:
         self.listeners: list[Callable[[Worker, Death], None]] = []
         self._backoffs: defaultdict[str, Backoff] = defaultdict(Backoff)  # by release path
         self._no_spawn_before_s: dict[str, float] = {}  # monotonic, by release path
+        self._refused: dict[str, str] = {}  # why its workers are of no use, by release path
 
     # -- what others see ---------------------------------------------------------------------
     def workers(self) -> list[Worker]:
@@ -140,6 +142,7 @@ class Fleet:
         with self._changed:
             self._releases[release.path] = release
             if count:
+                self._refused.pop(release.path, None)
                 self._extra[release.path] = count
             else:
                 self._extra.pop(release.path, None)
@@ -192,10 +195,10 @@ class Fleet:
                     if found is not None:
                         found.step(WorkerEvent.ASSIGNED)
                         found.devices.add(device)
+                        found.coming.add(device)
                         break
                     self._wait(path, deadline, timeout_s, device)
         self._limit_memory(found)
-                        found.coming.add(device)
         return found
 
     @contextlib.contextmanager
@@ -208,6 +211,11 @@ class Fleet:
 
     def _wait(self, path: str, deadline: float, timeout_s: float, device: str) -> None:
         left = deadline - time.monotonic()
+        if path in self._refused:
+            raise WorkerLost(
+                f"workers of {path or 'our own release'} are of no use: {self._refused[path]}",
+                device=device,
+            )
         is_gone = bool(path) and not os.access(self._starter.command(path)[0], os.X_OK)
         if left <= 0 or is_gone:
             raise WorkerLost(
@@ -259,6 +267,11 @@ class Fleet:
         finally:
             self.give_back(worker, device)
 
+    def arrived(self, worker: Worker, device: str) -> None:
+        """The worker serves the device that it was acquired for."""
+        with self._changed:
+            worker.coming.discard(device)
+
     def give_back(self, worker: Worker, device: str) -> None:
         """The worker does not serve the device after all: a standby again, unless it serves others
         or has died. One that closed the images of others would make a poor standby."""
@@ -267,11 +280,6 @@ class Fleet:
 
     def release(self, worker: Worker, device: str) -> None:
         """The worker let go of the device; of its last one: it is stopped, a fresh standby replaces
-    def arrived(self, worker: Worker, device: str) -> None:
-        """The worker serves the device that it was acquired for."""
-        with self._changed:
-            worker.coming.discard(device)
-
         it."""
         self._leave(worker, device, WorkerEvent.RELEASED)
 
@@ -283,6 +291,7 @@ class Fleet:
     def _leave(self, worker: Worker, device: str, event: WorkerEvent) -> None:
         with self._changed:
             worker.devices.discard(device)
+            worker.coming.discard(device)
             actions = () if worker.devices else worker.step(event)
             self._changed.notify_all()
         self._limit_memory(worker)
@@ -291,7 +300,6 @@ class Fleet:
     def _limit_memory(self, worker: Worker) -> None:
         """Gives the worker the limit that its devices ask for; without one it is left alone."""
         with self._changed:
-            worker.coming.discard(device)
             lodgers = self._seat(worker).lodgers
         refusal = self._cgroups.limit(
             worker.id, worker.identity.pid, placement.memory_limit(lodgers)
@@ -353,13 +361,16 @@ class Fleet:
                 self._warming.close(worker, device)
 
     # -- processes, in the loop --------------------------------------------------------------
-    def adopt(self, worker_id: str, identity: ProcessIdentity, pidfd: int, socket: str) -> Worker:
-        """Takes over a living worker of an earlier supervisor; owns ``pidfd`` from now on.
+    def adopt(
+        self, worker_id: str, identity: ProcessIdentity, pidfd: int, socket: str, version: int
+    ) -> Worker:
+        """Takes over a living worker of an earlier supervisor; owns ``pidfd`` from now on. It
+        agreed on ``version`` of the protocol.
 
         The worker is STARTING until ``adopted`` says what it does. May be called from any thread
         before the loop runs; afterwards in the loop only.
         """
-        worker = Worker(worker_id, identity, pidfd, WorkerLink(worker_id, socket))
+        worker = Worker(worker_id, identity, pidfd, WorkerLink(worker_id, socket, version))
         with self._changed:
             self._workers[worker_id] = worker
         worker.release_path = self._starter.adopt(worker_id, identity, pidfd)
@@ -372,7 +383,7 @@ class Fleet:
             is_standby = not worker.devices
         self._events.emit(
             "worker.adopted", worker.device, worker=worker.id, pid=worker.identity.pid,
-            release=release,
+            release=release, protocol=worker.link.version,
         )  # fmt: skip
         self._database.later(
             tables.put_worker(WorkerRow(worker.id, worker.identity, worker.link.path))
@@ -404,7 +415,7 @@ class Fleet:
             )
             missing = {path: count - have[path] for path, count in self._wanted().items()}
         for path, count in missing.items():
-            if now < self._no_spawn_before_s.get(path, 0.0):
+            if path in self._refused or now < self._no_spawn_before_s.get(path, 0.0):
                 continue
             # By release: workers of one that never get ready must not keep ours from being started.
             for _ in range(max(min(count, STARTS_AT_ONCE - starting[path]), 0)):
@@ -536,6 +547,9 @@ class Fleet:
             try:
                 hello = worker.link.call("hello", self._settings.hello_timeout_s)
             except ObdError as error:
+                if error.fields.get("code") == UNKNOWN_VERSION:
+                    self._refuse(worker, str(error))
+                    return
                 if time.monotonic() < deadline:
                     continue
                 self.fence(worker, f"no hello in {self._settings.start_timeout_s} s: {error}")
@@ -547,12 +561,27 @@ class Fleet:
             self.replenish_soon()
             return
 
+    def _refuse(self, worker: Worker, reason: str) -> None:
+        """One that we can not talk with: it serves nothing, and no other of its release is tried
+        until somebody asks for that release again."""
+        self._events.emit(
+            "worker.refused", level=logging.ERROR, worker=worker.id, pid=worker.identity.pid,
+            release=worker.release_path, reason=reason,
+        )  # fmt: skip
+        with self._changed:
+            self._refused[worker.release_path] = reason
+            self._changed.notify_all()
+        self.fence(worker, reason)
+
     def _warm(self, worker: Worker) -> None:
         self._warming.warm(worker)
         with self._changed:
             worker.is_warm = not worker.is_settled
             self._changed.notify_all()
-        self._events.emit("worker.ready", worker=worker.id, pid=worker.identity.pid)
+        self._events.emit(
+            "worker.ready", worker=worker.id, pid=worker.identity.pid,
+            protocol=worker.link.version,
+        )  # fmt: skip
 
     def _stop(self, worker: Worker) -> None:
         """Asks to stop; what does not follow is killed: it serves nothing any more."""

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import obdsup
 from obdsup.errors import ConfigError
@@ -29,9 +30,11 @@ PROBE_TIMEOUT_S = 20.0
 _PROBE = (
     "import json, obdsup; from obdsup.state import journal, messages;"
     "newest = journal.LAYOUT_VERSION;"
+    "protocol = messages.PROTOCOL_VERSION;"
     "print(json.dumps({'version': obdsup.__version__, 'journal': newest,"
     " 'oldest_journal': getattr(journal, 'OLDEST_LAYOUT_VERSION', newest),"
-    " 'protocol': messages.PROTOCOL_VERSION}))"
+    " 'protocol': protocol,"
+    " 'oldest_protocol': getattr(messages, 'oldest_version', lambda: protocol)()}))"
 )
 
 
@@ -45,11 +48,17 @@ class Release:
     journal_version: int  # the one its workers write
     protocol_version: int
     oldest_journal_version: int = 0  # that they still read; 0: only their own
+    oldest_protocol_version: int = 0  # that they still speak; 0: only their own
 
     def reads_journal(self, version: int) -> bool:
         """Whether its workers can take a journal of that layout over; 0: there is none."""
         oldest = self.oldest_journal_version or self.journal_version
         return not version or oldest <= version <= self.journal_version
+
+    def protocol(self) -> dict[str, Any]:
+        """What its workers announce; see messages.agree."""
+        oldest = self.oldest_protocol_version or self.protocol_version
+        return {"protocol": self.protocol_version, "oldest_protocol": oldest}
 
 
 def worker_command(path: str) -> tuple[str, ...]:
@@ -76,9 +85,12 @@ def short_path(path: str) -> str:
 def own_release() -> Release:
     """The release this process runs from."""
     from obdsup.state.journal import LAYOUT_VERSION
-    from obdsup.state.messages import PROTOCOL_VERSION
+    from obdsup.state.messages import PROTOCOL_VERSION, oldest_version
 
-    return Release("", obdsup.__version__, sys.executable, LAYOUT_VERSION, PROTOCOL_VERSION)
+    return Release(
+        "", obdsup.__version__, sys.executable, LAYOUT_VERSION, PROTOCOL_VERSION,
+        oldest_protocol_version=oldest_version(),
+    )  # fmt: skip
 
 
 def find_release(path: Path) -> Release:
@@ -112,4 +124,5 @@ def find_release(path: Path) -> Release:
     return Release(
         str(path), str(found["version"]), str(interpreter), int(found["journal"]),
         int(found["protocol"]), int(found["oldest_journal"]),
+        int(found["oldest_protocol"]),
     )  # fmt: skip

@@ -156,8 +156,10 @@ class RingKeeper:
                 mode=mode,
                 boot_id=self._context.boot_id,
                 ring={"kind": self.ring.kind, "map_bytes": self.ring.map_bytes},
-                blamed=is_blamed,
-                poison_after=self._context.settings.poison_after,
+                options={
+                    "blamed": is_blamed,
+                    "poison_after": self._context.settings.poison_after,
+                },
             ).body
         except WorkerLost:
             raise

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from obdsup.errors import ConfigError
+from obdsup.errors import ConfigError, ControlError
+from obdsup.state import messages
 from obdsup.state.database import Database
-from obdsup.state.messages import PROTOCOL_VERSION
 from obdsup.supervisor.control_server import Operation
 from obdsup.supervisor.devices import Devices
 from obdsup.supervisor.event_log import EventLog
@@ -120,12 +120,18 @@ class RolloutOperations:
 
 
 def _check_protocol(release: Release) -> None:
-    if release.protocol_version != PROTOCOL_VERSION:
+    """Before anything moves: devices could be handed to its workers, and not be taken back."""
+    try:
+        messages.agree(release.protocol())
+    except ControlError as error:
+        oldest = release.oldest_protocol_version or release.protocol_version
         raise ConfigError(
             f"release {release.version} at {release.path} speaks control protocol "
-            f"{release.protocol_version}, this supervisor {PROTOCOL_VERSION}",
-            hint="upgrade by way of a release between the two",
-        )
+            f"{oldest} to {release.protocol_version}, this supervisor "
+            f"{messages.oldest_version()} to {messages.PROTOCOL_VERSION}",
+            hint="upgrade by way of a release between the two, or have the supervisor become that "
+            "release (obdsup reload --to): it takes the devices over drained",
+        ) from error
 
 
 def _path(value: object) -> Path:

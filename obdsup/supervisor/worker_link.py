@@ -15,12 +15,21 @@ from obdsup.errors import ControlError, WorkerLost, error_from_json
 from obdsup.state import messages
 from obdsup.state.messages import Packet
 
-__all__ = ["WorkerLink"]
+__all__ = ["WorkerLink", "in_form_of"]
 
 CALLS_AT_ONCE = 12
 ASIDES_AT_ONCE = 16
 _FULL_QUEUE_S = 0.002
 _PEERCRED = struct.Struct("3i")
+
+
+def in_form_of(version: int, op: str, fields: dict[str, object]) -> dict[str, object]:
+    """The fields of a request, given in the newest form, in the form of an older version."""
+    options = fields.get("options")
+    if version == 1 and op == "serve" and isinstance(options, dict):
+        others = {name: value for name, value in fields.items() if name != "options"}
+        return {**others, **options}
+    return fields
 
 
 class WorkerLink:
@@ -29,11 +38,20 @@ class WorkerLink:
     ``call`` is for what must not wait behind slow work: hello, serve, drain, stop; while the kept
     connection is busy it uses another. ``call_aside`` always uses one of its own, for prewarm and
     stats. A worker takes a bounded number of connections: so many at once are used of each kind.
+
+    Requests have the form of the newest protocol; a worker that speaks the one before gets them in
+    that form. Which it speaks is learned from the first hello, which is asked if nobody did.
+
+    Args:
+        worker_id: for messages.
+        path: of its socket.
+        version: the one agreed on before, of the same process; 0: not known yet.
     """
 
-    def __init__(self, worker_id: str, path: str) -> None:
+    def __init__(self, worker_id: str, path: str, version: int = 0) -> None:
         self.worker_id = worker_id
         self.path = path
+        self.version = version
         self._lock = threading.Lock()
         self._calls = threading.BoundedSemaphore(CALLS_AT_ONCE)
         self._asides = threading.BoundedSemaphore(ASIDES_AT_ONCE)
@@ -48,6 +66,7 @@ class WorkerLink:
         Raises:
             WorkerLost: nobody listens, the connection broke, or no answer in time (field
                 ``is_timeout``); whether the request was carried out is then unknown.
+            ControlError: field ``code`` is UNKNOWN_VERSION: it speaks no version of ours.
             ObdError: what the worker answered.
         """
         if not self._lock.acquire(blocking=False):
@@ -132,10 +151,37 @@ class WorkerLink:
         fds: list[int] | None,
         fields: dict[str, object],
     ) -> Packet:
+        if op == "hello":
+            return self._hello(sock, timeout_s, fields)
+        if not self.version:
+            self._hello(sock, timeout_s, {"device": "-"})  # about no device: it carries no fds
+        fields = in_form_of(self.version, op, fields)
+        return self._ask(sock, op, timeout_s, fds, fields, self.version)
+
+    def _hello(self, sock: socket.socket, timeout_s: float, fields: dict[str, object]) -> Packet:
+        """Announces our versions; what is spoken from now on is agreed when it returns."""
+        announced = {**messages.announcement(), **fields}
+        packet = self._ask(sock, "hello", timeout_s, None, announced, messages.HELLO_VERSION)
+        try:
+            self.version = messages.agree(packet.body)
+        except ControlError:
+            packet.close_fds()
+            raise
+        return packet
+
+    def _ask(
+        self,
+        sock: socket.socket,
+        op: str,
+        timeout_s: float,
+        fds: list[int] | None,
+        fields: dict[str, object],
+        version: int,
+    ) -> Packet:
         sock.settimeout(timeout_s)
         number = next(self._numbers)
         try:
-            messages.send(sock, {"id": number, "op": op, **fields}, fds)
+            messages.send(sock, {"id": number, "op": op, **fields}, fds, version)
             packet = messages.receive(sock)
         except TimeoutError as error:
             raise self._lost(f"did not answer {op} in {timeout_s} s", is_timeout=True) from error

@@ -61,19 +61,25 @@ def _refuse_if_alive(path: str) -> None:
 class Connection:
     """One peer. While ``is_busy`` its next request waits in the socket: answers stay in order."""
 
-    __slots__ = ("is_busy", "is_closed", "sock")
+    __slots__ = ("_version", "is_busy", "is_closed", "sock")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.is_busy = False
         self.is_closed = False
+        self._version = messages.HELLO_VERSION  # of the request that is to be answered
 
     def receive(self) -> messages.Packet | None:
-        """The next packet, or None when the peer is gone. Raises ControlError for nonsense."""
+        """The next packet, or None when the peer is gone. Raises ControlError for nonsense, and
+        for a version that this release does not speak."""
+        self._version = messages.HELLO_VERSION
         try:
-            return messages.receive(self.sock)
+            packet = messages.receive(self.sock)
         except OSError:
             return None
+        if packet is not None:
+            self._version = packet.version
+        return packet
 
     def answer(self, number: object, body: dict[str, Any], fds: list[int] | None = None) -> None:
         """Answers ok. A peer that is gone or does not read loses its connection, nothing else."""
@@ -87,7 +93,7 @@ class Connection:
         if self.is_closed:
             return
         try:
-            messages.send(self.sock, body, fds)
+            messages.send(self.sock, body, fds, self._version)
         except OSError as error:
             log.event("peer.lost", reason=error.strerror)
             self.is_closed = True

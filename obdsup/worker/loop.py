@@ -24,7 +24,8 @@ from obdsup.errors import (
     StateError,
     WorkerLost,
 )
-from obdsup.state.messages import MAX_FDS, PROTOCOL_VERSION, Packet
+from obdsup.state import messages
+from obdsup.state.messages import MAX_FDS, Packet
 from obdsup.worker import device as jobs
 from obdsup.worker import listener, log, process, requests
 from obdsup.worker.device import Device, JobEnd
@@ -217,6 +218,7 @@ class Loop:
 
     def _carry_out(self, connection: Connection, request: Request) -> None:
         if request.op == "hello":
+            messages.agree(request.packet.body)
             body, fds = self._hello(request.device)
             connection.answer(request.number, body, fds)
         elif request.op == "stats":
@@ -272,7 +274,7 @@ class Loop:
             "start_time": self._start_time_ticks,
             "worker_id": self._id,
             "release": obdsup.__version__,
-            "protocol": PROTOCOL_VERSION,
+            **messages.announcement(),
             "devices": rows,
             "prewarmed": warm,
             "changing": changing,

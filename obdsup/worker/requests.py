@@ -1,6 +1,6 @@
 """Requests of the control protocol, checked: a peer that sends nonsense gets an error, no more.
 
-Source: obdsup/state/DESIGN.md, worker control protocol version 1.
+Source: obdsup/state/DESIGN.md, worker control protocol.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ MAX_TIMEOUT_MS = 24 * 3600 * 1000
 POISON_AFTER = 3  # deaths; what is asked for when nobody says
 MAX_POISON_AFTER = 65535
 RING_FDS = {"uio": 1, "memfd": 3}
+SERVE_OPTIONS = frozenset({"blamed", "poison_after"})
 _NAME_MAX = 128
 
 
@@ -79,6 +80,23 @@ def _flag(body: dict[str, Any], name: str) -> bool:
     return value
 
 
+def _options(body: dict[str, Any], version: int) -> dict[str, Any]:
+    """What else ``serve`` asks for. Version 1 has it beside the other fields, where one that the
+    worker does not know goes unnoticed; later ones are refused for it."""
+    if version == 1:
+        return body
+    options = body.get("options", {})
+    if not isinstance(options, dict):
+        raise ConfigError(f"options: expected an object, found {options!r}")
+    unknown = sorted((options.keys() - SERVE_OPTIONS) | (body.keys() & SERVE_OPTIONS))
+    if unknown:
+        raise ConfigError(
+            f"{', '.join(unknown)}: expected in options: {', '.join(sorted(SERVE_OPTIONS))}",
+            hint="the supervisor asks for more than this release of the worker knows",
+        )
+    return options
+
+
 class ServeOrder:
     """What ``serve`` asks beside the image; the fds belong to the request's packet."""
 
@@ -86,7 +104,7 @@ class ServeOrder:
         "boot_id", "generation", "is_blamed", "kind", "map_bytes", "mode", "poison_after", "uuid",
     )  # fmt: skip
 
-    def __init__(self, body: dict[str, Any]) -> None:
+    def __init__(self, body: dict[str, Any], version: int) -> None:
         ring = _get(body, "ring", dict)
         self.kind: str = _get(ring, "kind", str)
         if self.kind not in RING_FDS:
@@ -98,10 +116,11 @@ class ServeOrder:
         self.generation: int = _number(body, "generation", 1, (1 << 64) - 1)
         self.uuid: bytes = _uuid(body, "uuid")
         self.boot_id: bytes = _uuid(body, "boot_id")
-        self.is_blamed: bool = _flag(body, "blamed")
+        options = _options(body, version)
+        self.is_blamed: bool = _flag(options, "blamed")
         self.poison_after: int = POISON_AFTER
-        if "poison_after" in body:
-            self.poison_after = _number(body, "poison_after", 0, MAX_POISON_AFTER)
+        if "poison_after" in options:
+            self.poison_after = _number(options, "poison_after", 0, MAX_POISON_AFTER)
 
 
 class Request:
@@ -135,7 +154,7 @@ class Request:
             self.timeout_ms = _number(body, "timeout_ms", 0, MAX_TIMEOUT_MS)
             self.is_last = _flag(body, "is_last")
         if self.op == "serve":
-            self.serve = ServeOrder(body)
+            self.serve = ServeOrder(body, packet.version)
         wanted = RING_FDS[self.serve.kind] + 1 if self.serve else 0
         if len(packet.fds) != wanted:
             raise ControlError(f"{self.op} came with {len(packet.fds)} fds, expected {wanted}")

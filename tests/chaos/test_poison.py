@@ -104,8 +104,7 @@ def test_only_the_command_that_kills_workers_fails(tmp_path: Path, page: FailPoi
                 generation=generation,
                 mode="fresh" if generation == 1 else "recover",
                 ring={"kind": "memfd", "map_bytes": ring.map_bytes},
-                blamed=generation > 1,
-                poison_after=DEATHS,
+                options={"blamed": generation > 1, "poison_after": DEATHS},
             )
             packet = messages.receive(client.sock)
         if packet is None:

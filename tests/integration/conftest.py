@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import REPO
 from tests.integration.service import Service
 
 
@@ -32,3 +33,13 @@ def load_service() -> Iterator[Service]:
 def fuse_service() -> Iterator[Service]:
     """Real block devices; needs root."""
     yield from run_service("fuse")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """The config of a stack of three compressed layers."""
+    folder = REPO / "tests" / "golden" / "mini"
+    text = (folder / "config.m.json").read_text()
+    path = tmp_path / "config.v1.json"
+    path.write_text(text.replace("@GOLDEN@", str(folder)))
+    return path

@@ -6,23 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPO, eventually
+from tests.conftest import eventually
 from tests.integration.service import Service
 from tests.integration.test_supervisor import commands_go_on, create, verified
 
 pytestmark = [pytest.mark.integration]
 
 REEXECS = 20
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    """A stack of three compressed layers."""
-    folder = REPO / "tests" / "golden" / "mini"
-    path = tmp_path / "config.v1.json"
-    text = (folder / "config.m.json").read_text()
-    path.write_text(text.replace("@GOLDEN@", str(folder)))
-    return path
 
 
 def worker_pids(service: Service) -> set[int]:

@@ -24,16 +24,6 @@ def service(load_service: Service) -> Service:
     return load_service
 
 
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    """A stack of three compressed layers."""
-    folder = REPO / "tests" / "golden" / "mini"
-    text = (folder / "config.m.json").read_text()
-    path = tmp_path / "config.v1.json"
-    path.write_text(text.replace("@GOLDEN@", str(folder)))
-    return path
-
-
 def create(service: Service, image: Path, name: str = "a") -> dict[str, Any]:
     args = ("device", "create", name, "--image", str(image), "--writable", "--size", "1G")
     return dict(service.call(*args))

@@ -27,6 +27,7 @@ from obdsup.errors import (
     ObdError,
     StateError,
 )
+from obdsup.state import messages
 from tests.conftest import eventually
 from tests.worker.fake_ring import FakeRing
 from tests.worker.worker_process import (
@@ -139,7 +140,7 @@ def test_hello_says_who_the_worker_is(start: Start) -> None:
     stat_fields = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
     assert hello["pid"] == worker.pid
     assert hello["start_time"] == int(stat_fields[19])
-    assert hello["protocol"] == 1
+    assert hello["protocol"] == messages.PROTOCOL_VERSION
     assert (hello["devices"], hello["changing"]) == ([], [])
 
 

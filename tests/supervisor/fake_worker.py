@@ -82,7 +82,8 @@ class FakeWorker:
             ring = {**one["ring"], "fd_count": len(one["fds"]) - 1}
             rows.append({"name": name, "generation": one["generation"], "ring": ring})
         return {
-            "pid": me.pid, "start_time": me.start_time, "release": "fake", "protocol": 1,
+            **messages.announcement(), "pid": me.pid, "start_time": me.start_time,
+            "release": "fake",
             "devices": rows, "changing": list(self.changing),
         }, out  # fmt: skip
 
@@ -99,7 +100,7 @@ class FakeWorker:
 
     def op_serve(self, body: dict[str, Any], fds: list[int]) -> tuple[dict[str, Any], list[int]]:
         with (self.folder / "serves").open("a") as serves:
-            serves.write(f"{body['mode']}:{body.get('blamed')}\n")
+            serves.write(f"{body['mode']}:{body['options'].get('blamed')}\n")
         lock_fd = os.open(f"/proc/self/fd/{fds[-1]}", os.O_RDWR)
         try:
             fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -188,15 +189,16 @@ class FakeWorker:
             if packet is None:
                 sock.close()
                 return
-            number = packet.body.get("id")
+            number, v = packet.body.get("id"), packet.version
             try:
                 body, fds = self.answer(packet.body, packet.fds)
-                messages.send(sock, {"id": number, "ok": True, **body}, fds)
+                messages.send(sock, {"id": number, "ok": True, **body}, fds, v)
             except ObdError as error:
-                messages.send(sock, {"id": number, "ok": False, "error": error.to_json()})
+                messages.send(sock, {"id": number, "ok": False, "error": error.to_json()}, None, v)
             except OSError:
                 failure = NativeError("fake", op="fake", code="OBD_E_IO")
-                messages.send(sock, {"id": number, "ok": False, "error": failure.to_json()})
+                refusal = {"id": number, "ok": False, "error": failure.to_json()}
+                messages.send(sock, refusal, None, v)
             packet.close_fds()
 
 

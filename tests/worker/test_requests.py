@@ -115,3 +115,25 @@ def test_forget_names_a_device_or_all_others() -> None:
         parse(packet({"op": "forget"}, 0))
     with pytest.raises(ConfigError):
         parse(packet({"op": "forget", "others": 1}, 0))
+
+
+def test_options_are_beside_the_other_fields_in_version_1() -> None:
+    body = {**SERVE, "v": 1, "blamed": True, "poison_after": 5, "of_a_later_release": 1}
+    order = parse(packet(body, 4)).serve
+    assert order is not None
+    assert (order.is_blamed, order.poison_after) == (True, 5)
+
+
+def test_options_have_their_place_in_version_2() -> None:
+    body = {**SERVE, "v": 2, "options": {"blamed": True, "poison_after": 5}}
+    order = parse(packet(body, 4)).serve
+    assert order is not None
+    assert (order.is_blamed, order.poison_after) == (True, 5)
+
+
+@pytest.mark.parametrize(
+    "more", [{"options": {"of_a_later_release": 1}}, {"blamed": True}, {"options": [1]}]
+)
+def test_an_option_that_is_not_known_is_refused_in_version_2(more: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="options"):
+        parse(packet({**SERVE, "v": 2, **more}, 4))
