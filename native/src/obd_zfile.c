@@ -305,6 +305,11 @@ uint64_t obd_zfile_size_bytes(const struct obd_zfile *zfile)
 	return zfile->size_bytes;
 }
 
+uint32_t obd_zfile_block_bytes(const struct obd_zfile *zfile)
+{
+	return 1u << zfile->block_shift;
+}
+
 uint64_t obd_zfile_memory_bytes(const struct obd_zfile *zfile)
 {
 	uint64_t groups = (zfile->block_cnt + GROUP_BLOCKS - 1) >> GROUP_SHIFT;

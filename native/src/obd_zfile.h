@@ -45,6 +45,7 @@ int obd_zfile_create(struct obd_file *file, struct obd_errinfo *info, struct obd
 void obd_zfile_destroy(struct obd_zfile *zfile);
 
 uint64_t obd_zfile_size_bytes(const struct obd_zfile *zfile); /* decompressed */
+uint32_t obd_zfile_block_bytes(const struct obd_zfile *zfile);
 uint64_t obd_zfile_memory_bytes(const struct obd_zfile *zfile);
 
 /*

@@ -1,0 +1,171 @@
+"""Makes one sealed layer: of a writable one (commit), a sealed one (compact), a stack (merge)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+from obdsup.errors import ConfigError
+from obdsup.format import lsmt_header, tar_writer
+from obdsup.format.blob import FileBlob
+from obdsup.format.layer import open_content
+from obdsup.format.lsmt_header import NULL_UUID, parse_uuid
+from obdsup.format.sink import atomic_output
+from obdsup.image import long_call
+from obdsup.image.long_call import Report
+from obdsup.image.native import check, ffi, lib, new_info
+from obdsup.image.zfile import ZFileOptions, wrap_in_tar
+
+__all__ = ["Committed", "LayerOptions", "Sources", "write_layer"]
+
+_MAX_USER_TAG_BYTES = 256
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a layer is made of: sealed layers, bottom to top, and a writable pair above them."""
+
+    lowers: tuple[str, ...] = ()
+    upper: tuple[str, str] | None = None
+
+    @property
+    def paths(self) -> list[str]:
+        """All files."""
+        return [*self.lowers, *(self.upper or ())]
+
+
+@dataclass(frozen=True)
+class LayerOptions:
+    """What the new layer says of itself, and how it is stored.
+
+    Attributes:
+        zfile: None for a layer that is not compressed.
+        uuid: "" for none.
+        parent_uuid: None for that of the bottom source.
+        keeps_tags: the index says which source each extent is of, 0 being the top one.
+        in_tar: wrapped as the only member of a tar.
+    """
+
+    zfile: ZFileOptions | None = None
+    uuid: str = ""
+    parent_uuid: str | None = None
+    user_tag: str = ""
+    keeps_tags: bool = False
+    in_tar: bool = False
+
+
+@dataclass(frozen=True)
+class Committed:
+    """The layer that was written; ``layer_bytes`` is its length before compression."""
+
+    file_bytes: int
+    layer_bytes: int
+    virtual_size_bytes: int
+    segment_cnt: int
+    data_bytes: int
+    zeroed_bytes: int
+    longest_block_bytes: int
+    uuid: str
+    parent_uuid: str
+
+
+def write_layer(
+    sources: Sources,
+    target: str,
+    options: LayerOptions,
+    *,
+    may_replace: bool = False,
+    report: Report | None = None,
+) -> Committed:
+    """Writes what the topmost of the sources show as one sealed layer ``target``.
+
+    Sources are not changed. A pair that is being written to is taken as it is at one moment.
+    ``target`` appears whole or not at all.
+
+    Raises:
+        ConfigError: a source is missing, ``target`` exists, an option is out of range.
+        FormatError: a source is damaged.
+        NativeError: the storage failed; more extents than a layer may have.
+    """
+    _refuse_source(target, sources)
+    uuid, parent, tag = _facts(sources, options)
+    options = replace(options, uuid=uuid, parent_uuid=parent)
+    keep: list[Any] = []  # what the structure points to
+    spec = _spec(sources, options, tag, keep)
+    done, info = ffi.new("struct obd_committed *"), new_info()
+    base = tar_writer.BASE_BYTES if options.in_tar else 0
+    with atomic_output(target, may_replace=may_replace) as file:
+        code = long_call.run(
+            lambda progress: int(
+                lib.obd_commit(spec, file.fileno(), os.fsencode(target), base, progress, info, done)
+            ),
+            report,
+        )
+        check("write the layer", code, info)
+        if options.in_tar:
+            wrap_in_tar(file.fileno(), int(done.file_bytes))
+    return Committed(
+        file_bytes=os.path.getsize(target),
+        layer_bytes=int(done.layer_bytes),
+        virtual_size_bytes=int(done.virtual_size_bytes),
+        segment_cnt=int(done.segment_cnt),
+        data_bytes=int(done.data_bytes),
+        zeroed_bytes=int(done.zeroed_bytes),
+        longest_block_bytes=int(done.longest_bytes),
+        uuid=uuid,
+        parent_uuid=parent,
+    )
+
+
+def _refuse_source(target: str, sources: Sources) -> None:
+    """An output may never replace a file it is made from."""
+    if not sources.paths:
+        raise ConfigError("layer: expected at least one layer to make it of, found none")
+    for path in sources.paths:
+        if os.path.exists(target) and os.path.exists(path) and os.path.samefile(target, path):
+            raise ConfigError(f"{target}: is an input of this command too")
+
+
+def _facts(sources: Sources, options: LayerOptions) -> tuple[str, str, bytes]:
+    tag = options.user_tag.encode()
+    if len(tag) > _MAX_USER_TAG_BYTES or b"\x00" in tag:
+        raise ConfigError(
+            f"user tag: expected at most {_MAX_USER_TAG_BYTES} bytes, found {len(tag)}"
+        )
+    uuid = parse_uuid(options.uuid) if options.uuid else NULL_UUID
+    if options.parent_uuid is None:
+        return uuid, _parent_of_bottom(sources), tag
+    return uuid, parse_uuid(options.parent_uuid) if options.parent_uuid else NULL_UUID, tag
+
+
+def _parent_of_bottom(sources: Sources) -> str:
+    path = sources.lowers[0] if sources.lowers else sources.paths[0]
+    blob = FileBlob(path)
+    try:
+        content = open_content(blob)[0]
+        area = content.read_at(0, min(content.size, lsmt_header.AREA_BYTES))
+        return lsmt_header.decode(area, path, 0).parent_uuid
+    finally:
+        blob.close()
+
+
+def _spec(sources: Sources, options: LayerOptions, tag: bytes, keep: list[Any]) -> Any:
+    def text(value: bytes) -> Any:
+        keep.append(ffi.new("char[]", value))
+        return keep[-1]
+
+    spec = ffi.new("struct obd_commit_spec *")
+    lowers = [text(os.fsencode(path)) for path in sources.lowers]
+    keep.append(ffi.new("char *[]", lowers))
+    spec.lower_paths = keep[-1]
+    spec.lower_cnt = len(lowers)
+    spec.keeps_tags = options.keeps_tags
+    if sources.upper is not None:
+        spec.upper_data, spec.upper_index = (text(os.fsencode(path)) for path in sources.upper)
+    spec.uuid = text(options.uuid.encode())
+    spec.parent_uuid = text((options.parent_uuid or NULL_UUID).encode())
+    spec.user_tag = text(tag)
+    if options.zfile is not None:
+        options.zfile.fill(spec.zfile)
+    return spec
