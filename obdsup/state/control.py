@@ -1,9 +1,14 @@
 """The control protocol of the supervisor, client side: JSON lines over RUN/obdsup.sock.
 
-A request is one line ``{"v": 1, "op": name, ...}``; the supervisor answers zero or more
+A request is one line ``{"v": version, "op": name, ...}``; the supervisor answers zero or more
 ``{"progress": text}`` lines, then one ``{"ok": true, "result": ...}`` or
 ``{"ok": false, "error": {...}}`` with the error in the form of ``ObdError.to_json``. A line is at
 most ``MAX_LINE_BYTES`` long. The peer must be root or of the supervisor's own user.
+
+A supervisor reads requests of its version and of the one before, so that a command line of the
+release before goes on working. One of another version is refused with an error whose ``code`` is
+UNKNOWN_VERSION and that says which is the ``newest`` it reads; a client asks again in that version
+if it is its own or the one before: the supervisor may be of the release before.
 """
 
 from __future__ import annotations
@@ -19,11 +24,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["CONTROL_VERSION", "MAX_LINE_BYTES", "SOCKET_NAME", "ControlClient"]
+__all__ = [
+    "CONTROL_VERSION", "MAX_LINE_BYTES", "SOCKET_NAME", "UNKNOWN_VERSION", "ControlClient",
+    "is_spoken", "oldest_version",
+]  # fmt: skip
 
 CONTROL_VERSION = 1
+UNKNOWN_VERSION = "CONTROL_VERSION"  # field ``code`` of the error that refuses a version
 MAX_LINE_BYTES = 4 * 1024 * 1024
 SOCKET_NAME = "obdsup.sock"
+
+
+def oldest_version() -> int:
+    """The oldest version this release reads and can ask in."""
+    return max(CONTROL_VERSION - 1, 1)
+
+
+def is_spoken(version: object) -> bool:
+    """Whether this release reads requests of that version, and can ask in it."""
+    return type(version) is int and oldest_version() <= version <= CONTROL_VERSION
 
 
 class ControlClient:
@@ -47,7 +66,16 @@ class ControlClient:
             ControlError: nobody listens, no answer, or an answer that is not the protocol's.
             ObdError: what the supervisor answered, as the class it was there.
         """
-        request = {"v": CONTROL_VERSION, "op": op, **fields}
+        try:
+            return self._ask({"v": CONTROL_VERSION, "op": op, **fields}, on_progress)
+        except ControlError as error:
+            newest = error.fields.get("newest")
+            is_older = error.fields.get("code") == UNKNOWN_VERSION and newest != CONTROL_VERSION
+            if not is_older or not is_spoken(newest):
+                raise
+        return self._ask({"v": newest, "op": op, **fields}, on_progress)
+
+    def _ask(self, request: dict[str, object], on_progress: Callable[[str], None] | None) -> Any:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
                 sock.settimeout(self._timeout_s)

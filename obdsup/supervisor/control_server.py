@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from obdsup.errors import AccessDenied, ConfigError, ControlError, ObdError
-from obdsup.state.control import CONTROL_VERSION, MAX_LINE_BYTES
+from obdsup.state import control
+from obdsup.state.control import MAX_LINE_BYTES
 
 __all__ = ["ControlServer", "Operation"]
 
@@ -139,10 +140,13 @@ class ControlServer:
             self._active[name] += change
 
     def _find(self, request: dict[str, Any]) -> Operation:
-        if request.get("v") != CONTROL_VERSION:
+        if not control.is_spoken(request.get("v")):
             raise ControlError(
-                f"control protocol {request.get('v')!r}, this release speaks {CONTROL_VERSION}",
+                f"control protocol {request.get('v')!r}, this supervisor reads "
+                f"{control.oldest_version()} to {control.CONTROL_VERSION}",
                 hint="use the obdsup of the supervisor's release",
+                code=control.UNKNOWN_VERSION,
+                newest=control.CONTROL_VERSION,
             )
         operation = self._operations.get(str(request.get("op")))
         if operation is None:

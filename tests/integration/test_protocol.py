@@ -6,9 +6,11 @@ this one that says so: it refuses what that version does not have.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import struct
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 
 from chaos.rig.releases import make_release
 from obdsup.errors import HandoffError
-from obdsup.state import journal, messages
+from obdsup.state import control, journal, messages
 from obdsup.state.control import ControlClient
 from tests.conftest import eventually
 from tests.integration.service import CommandFailed, Service
@@ -150,6 +152,35 @@ def test_a_release_whose_workers_nobody_understands_is_not_waited_for(
     assert releases(service) == {"0.1.0"}
     commands_go_on(service)
     verified(service)
+
+
+# -- the command line and the supervisor ---------------------------------------------------------
+def commanding(root: Path, version: str, protocol: int) -> Path:
+    """A release whose command line and supervisor speak up to that version of their protocol."""
+    said = (f"CONTROL_VERSION = {control.CONTROL_VERSION}\n", f"CONTROL_VERSION = {protocol}\n")
+    return make_release(root, version, {"state/control.py": said})
+
+
+def status_by(service: Service, release: Path) -> subprocess.CompletedProcess[str]:
+    """``obdsup status`` of that release."""
+    command = [str(release / "bin" / "python"), "-P", "-m", "obdsup.cli"]
+    options = ["--run-dir", str(service.run_dir), "--json", "status"]
+    return subprocess.run([*command, *options], capture_output=True, text=True, timeout=60)
+
+
+def test_command_lines_of_neighbouring_releases_work_and_others_are_refused_by_name(
+    load_service: Service,
+) -> None:
+    service = load_service
+    next_one = commanding(service.root / "next", "0.2.0", control.CONTROL_VERSION + 1)
+    far = commanding(service.root / "far", "9.0.0", 99)
+    newer = status_by(service, next_one)
+    assert json.loads(newer.stdout)["release"] == "0.1.0", newer.stderr
+    refused = status_by(service, far)
+    assert refused.returncode == 18
+    assert "control protocol 99, this supervisor reads 1 to 1" in refused.stdout + refused.stderr
+    service.call("reload", "--to", str(next_one))
+    eventually(lambda: service.call("status")["release"] == "0.2.0", 60)
 
 
 # -- journals --------------------------------------------------------------------------------------
