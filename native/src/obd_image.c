@@ -57,6 +57,9 @@ static int open_lowers(struct obd_image *image, const struct obd_image_spec *spe
 	return rc ? obd_fail(info, OBD_E_NOMEM, NULL, "merged index") : 0;
 }
 
+static int read_below(void *arg, uint64_t lba, uint32_t sector_cnt, const struct iovec *iov,
+		      struct obd_errinfo *info);
+
 static int check_spec(const struct obd_image_spec *spec, struct obd_errinfo *info)
 {
 	bool has_upper = spec->upper_data && spec->upper_index;
@@ -90,6 +93,8 @@ int obd_image_create(const struct obd_image_spec *spec, struct obd_errinfo *info
 				      info, &image->upper);
 		if (!rc && obd_upper_virtual_size_bytes(image->upper))
 			image->virtual_size_bytes = obd_upper_virtual_size_bytes(image->upper);
+		if (!rc && spec->lower_cnt)
+			obd_upper_set_below(image->upper, read_below, image);
 	}
 	if (rc) {
 		obd_image_destroy(image);
@@ -177,6 +182,15 @@ static int read_lowers(struct obd_image *image, uint64_t begin, uint64_t end,
 			return rc;
 	}
 	return 0;
+}
+
+static int read_below(void *arg, uint64_t lba, uint32_t sector_cnt, const struct iovec *iov,
+		      struct obd_errinfo *info)
+{
+	struct obd_cursor cursor;
+
+	obd_cursor_init(&cursor, iov, 1);
+	return read_lowers(arg, lba, lba + sector_cnt, &cursor, 0, info);
 }
 
 /* All mappings of the upper in the range, copied at one moment into the thread's scratch. */

@@ -1,6 +1,7 @@
 /*
- * The writable layer, append mode: a data file (4096 header, then payload in the order it was
- * written) and an index file (4096 header, then 16-byte records; a later one overrides).
+ * The writable layer. Sparse mode: obd_upper_sparse.c. Append mode: a data file (4096 header, then
+ * payload in the order it was written) and an index file (4096 header, then 16-byte records; a
+ * later one overrides).
  *
  * Records do not go straight to the index file: a flush puts them there, behind the sync of their
  * data, and until then they lie in a file beside it (obd_pending.h).
@@ -28,6 +29,14 @@ struct obd_upper;
 int obd_upper_create(const char *data_path, const char *index_path, uint8_t tag,
 		     struct obd_errinfo *info, struct obd_upper **ret);
 void obd_upper_destroy(struct obd_upper *upper);
+
+/*
+ * Reads sectors of what is below the layer; called by writes, on their threads. Without it there
+ * is nothing below. Set once, before the first write.
+ */
+typedef int (*obd_upper_below_fn)(void *arg, uint64_t lba, uint32_t sector_cnt,
+				  const struct iovec *iov, struct obd_errinfo *info);
+void obd_upper_set_below(struct obd_upper *upper, obd_upper_below_fn below, void *arg);
 
 uint64_t obd_upper_virtual_size_bytes(const struct obd_upper *upper);
 

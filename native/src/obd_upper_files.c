@@ -44,6 +44,22 @@ int obd_upper_open_pair(struct obd_upper *upper, const char *data_path, const ch
 	return rc;
 }
 
+/* The index file of a sparse layer holds nothing: records in it are another layer's. */
+static int begin_sparse(struct obd_upper *upper, const struct obd_lsmt_ht *data,
+			struct obd_errinfo *info)
+{
+	if (upper->index.size_bytes > OBD_LSMT_SPACE_BYTES)
+		return obd_fail_value(info, OBD_E_FORMAT, upper->index.path,
+				      "index records beside a sparse data file",
+				      OBD_LSMT_SPACE_BYTES, 0, upper->index.size_bytes);
+	if (!data->virtual_size_bytes)
+		return obd_fail_value(info, OBD_E_FORMAT, upper->data.path,
+				      "virtual size of a sparse layer", 48, 512, 0);
+	upper->is_sparse = true;
+	upper->virtual_size_bytes = data->virtual_size_bytes;
+	return obd_zeroes_init(&upper->zeroes, upper->data.path, data->uuid, info);
+}
+
 int obd_upper_read_headers(struct obd_upper *upper, struct obd_errinfo *info)
 {
 	const uint32_t kind = OBD_LSMT_FLAG_HEADER | OBD_LSMT_FLAG_DATA;
@@ -57,8 +73,7 @@ int obd_upper_read_headers(struct obd_upper *upper, struct obd_errinfo *info)
 	if (rc)
 		return rc;
 	if (data.flags & OBD_LSMT_FLAG_SPARSE)
-		return obd_fail_value(info, OBD_E_UNSUPPORTED, upper->data.path,
-				      "lsmt sparse writable layer", 28, 0, data.flags);
+		return begin_sparse(upper, &data, info);
 	rc = obd_file_read_buffer(&upper->index, 0, area, sizeof(area), 0, info);
 	if (!rc)
 		rc = obd_lsmt_decode_ht(area, kind | OBD_LSMT_FLAG_SEALED, OBD_LSMT_FLAG_HEADER,

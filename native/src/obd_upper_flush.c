@@ -108,7 +108,7 @@ int obd_upper_settle(struct obd_upper *upper, struct obd_errinfo *info)
 	if (rc)
 		return rc;
 	rc = obd_upper_flush(upper, info);
-	if (!rc)
+	if (!rc && !upper->is_sparse)
 		rc = obd_pending_remove(&upper->pending, info);
 	obd_upper_stop_writing(upper);
 	return rc;

@@ -222,8 +222,11 @@ int obd_upper_follow_locked(struct obd_upper *upper, bool will_write, struct obd
 {
 	uint8_t *chunk;
 	uint64_t end = 0;
-	int rc = find_end(upper, info, &end);
+	int rc;
 
+	if (upper->is_sparse)
+		return obd_upper_sparse_follow(upper, info);
+	rc = find_end(upper, info, &end);
 	if (!rc && (will_write || end != upper->index_end))
 		rc = check_last_record(upper, end, info);
 	if (rc || end == upper->index_end)

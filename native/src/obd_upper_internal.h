@@ -7,6 +7,7 @@
  *	obd_upper_role.c	become the writer, and stop
  *	obd_upper_write.c	extent, data, records, commit in ticket order
  *	obd_upper_flush.c	sync, and what is pending into the index file
+ *	obd_upper_sparse.c	the other mode: all of this in place
  *
  * Locks: `flush` first, then `commit`, then `map_lock`. `flush` is held across syncs; `commit`
  * orders writers and guards the positions; `map_lock` guards the in-memory index alone and is never
@@ -14,6 +15,10 @@
  * front of them all does not change after create, except `pending`. That one and `indexed` are set
  * with `commit` held until is_writing; from then on only the writer's flushes move `indexed`, and
  * stop_writing waits for the one under way.
+ *
+ * Sparse mode: a write holds `order` shared, a discard alone, both until the map shows what they
+ * did; inside of it `fill` is held by whoever writes to what may be a hole; `commit` only guards
+ * the role, tickets count who is at work.
  */
 #ifndef OBD_UPPER_INTERNAL_H
 #define OBD_UPPER_INTERNAL_H
@@ -26,6 +31,7 @@
 #include "obd_map.h"
 #include "obd_pending.h"
 #include "obd_upper.h"
+#include "obd_zeroes.h"
 
 #define OBD_UPPER_CHUNK_RECORDS 4096u /* read at once */
 #define OBD_UPPER_TURNS		64u   /* so many writers wait without waking each other */
@@ -35,8 +41,16 @@ struct obd_upper {
 	struct obd_file index;
 	struct obd_pending pending; /* records behind the end of the index file */
 	bool is_read_only;	    /* the files could not be opened for writing */
+	bool is_sparse;
 	uint8_t tag;
 	uint64_t virtual_size_bytes;
+	obd_upper_below_fn below; /* NULL: there is nothing below */
+	void *below_arg;
+	struct obd_zeroes
+		zeroes; /* sparse: with `commit`, or as the writer with `order` held alone */
+
+	pthread_rwlock_t order; /* sparse */
+	pthread_mutex_t fill;	/* sparse */
 
 	pthread_rwlock_t map_lock;
 	struct obd_map map;
@@ -89,6 +103,18 @@ bool obd_upper_set_aside(int fd, uint64_t at, uint64_t length);
 bool obd_upper_is_hole(const uint8_t *record);
 /* With `commit` held. A follower looks only if there is more; who will write looks twice. */
 int obd_upper_follow_locked(struct obd_upper *upper, bool will_write, struct obd_errinfo *info);
+
+/* ---- sparse mode: as the functions without it in their names ---- */
+
+/* With `commit` held. */
+int obd_upper_sparse_follow(struct obd_upper *upper, struct obd_errinfo *info);
+/* With `commit` and the writer's lock held. */
+int obd_upper_sparse_begin(struct obd_upper *upper, struct obd_errinfo *info);
+int obd_upper_sparse_write(struct obd_upper *upper, uint64_t lba, uint32_t sector_cnt,
+			   const struct iovec *iov, uint32_t iov_cnt, uint32_t flags,
+			   struct obd_errinfo *info);
+int obd_upper_sparse_discard(struct obd_upper *upper, uint64_t lba, uint64_t sector_cnt,
+			     struct obd_errinfo *info);
 
 /* ---- write ---- */
 

@@ -82,7 +82,14 @@ static void begin_pending(struct obd_upper *upper)
 static int become_writer(struct obd_upper *upper, uint64_t *reserved, struct obd_errinfo *info)
 {
 	uint64_t data_bytes;
-	int rc = obd_upper_follow_locked(upper, true, info);
+	int rc;
+
+	if (upper->is_sparse) {
+		rc = obd_upper_sparse_begin(upper, info);
+		upper->is_writing = !rc;
+		return rc;
+	}
+	rc = obd_upper_follow_locked(upper, true, info);
 
 	if (!rc)
 		rc = obd_upper_size_of(&upper->data, info, &data_bytes);

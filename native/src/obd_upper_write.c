@@ -187,6 +187,8 @@ int obd_upper_write(struct obd_upper *upper, uint64_t lba, uint32_t sector_cnt,
 	int flight = -1;
 	int rc;
 
+	if (upper->is_sparse)
+		return obd_upper_sparse_write(upper, lba, sector_cnt, iov, iov_cnt, flags, info);
 	if (cnt > WRITE_MAX_RECORDS)
 		return obd_fail_value(info, OBD_E_INVAL, upper->data.path, "sectors of one write",
 				      lba, WRITE_MAX_RECORDS * OBD_SEGMENT_MAX_SECTORS, sector_cnt);
@@ -226,9 +228,12 @@ int obd_upper_discard(struct obd_upper *upper, uint64_t lba, uint64_t sector_cnt
 		      struct obd_errinfo *info)
 {
 	uint64_t cnt = (sector_cnt + OBD_SEGMENT_MAX_SECTORS - 1) / OBD_SEGMENT_MAX_SECTORS;
-	uint8_t *records = malloc((size_t)cnt * OBD_LSMT_ENTRY_BYTES);
+	uint8_t *records;
 	int rc;
 
+	if (upper->is_sparse)
+		return obd_upper_sparse_discard(upper, lba, sector_cnt, info);
+	records = malloc((size_t)cnt * OBD_LSMT_ENTRY_BYTES);
 	if (!records)
 		return obd_fail(info, OBD_E_NOMEM, upper->index.path, "discard records");
 	pthread_mutex_lock(&upper->commit);

@@ -1,6 +1,7 @@
 #include "support_image_files.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <lz4.h>
 #include <string.h>
@@ -253,6 +254,19 @@ void image_upper_make(const char *data_path, const char *index_path, uint64_t vi
 	image_file_write(data_path, area, sizeof(area));
 	put_lsmt(area, 1, OBD_LSMT_SPACE_BYTES, 0, virtual_bytes);
 	image_file_write(index_path, area, sizeof(area));
+}
+
+void image_sparse_make(const char *data_path, const char *index_path, uint64_t virtual_bytes)
+{
+	uint8_t area[OBD_LSMT_SPACE_BYTES];
+	char zeroes_path[256];
+
+	put_lsmt(area, 3 | OBD_LSMT_FLAG_SPARSE, 0, 0, virtual_bytes);
+	image_file_write(data_path, area, sizeof(area));
+	REQUIRE(truncate(data_path, (off_t)(sizeof(area) + virtual_bytes)) == 0);
+	image_file_write(index_path, area, 0);
+	snprintf(zeroes_path, sizeof(zeroes_path), "%s.zeroes", data_path);
+	REQUIRE(unlink(zeroes_path) == 0 || errno == ENOENT);
 }
 
 uint64_t image_random(uint64_t *state)

@@ -47,6 +47,8 @@ struct image_bytes image_zfile_make(const uint8_t *from, size_t length,
 struct image_bytes image_tar_make(const uint8_t *from, size_t length, bool with_pax);
 
 void image_upper_make(const char *data_path, const char *index_path, uint64_t virtual_bytes);
+/* Likewise in sparse mode; takes a record of zeroes away. */
+void image_sparse_make(const char *data_path, const char *index_path, uint64_t virtual_bytes);
 
 /* A fixed sequence: splitmix64. */
 uint64_t image_random(uint64_t *state);

@@ -93,6 +93,7 @@ WRAPPED(ssize_t, pwritev, int fd, const struct iovec *iov, int cnt, off_t at);
 WRAPPED(int, ftruncate, int fd, off_t bytes);
 WRAPPED(int, fallocate, int fd, int mode, off_t at, off_t bytes);
 WRAPPED(int, fdatasync, int fd);
+WRAPPED(int, fsync, int fd);
 WRAPPED(int, unlink, const char *path);
 
 static void keep_late(const uint8_t *from, size_t bytes, off_t at)
@@ -114,6 +115,8 @@ static void die_writing(int fd, const uint8_t *from, size_t bytes, off_t at, boo
 		now = bytes / 2;
 	else if (death_kind == DEATH_LAST_BYTE)
 		now = bytes - 1;
+	else if (death_kind == DEATH_PAGES && bytes >= 8192)
+		now = bytes / 2 / 4096 * 4096 - (size_t)at % 4096;
 	if (now)
 		(void)!__real_pwrite(fd, from, now, at);
 	if (is_data && (death_kind == DEATH_LATE || death_kind == DEATH_LATE_REST))
@@ -165,6 +168,11 @@ int __wrap_fdatasync(int fd)
 	if (is_death())
 		_exit(DIED);
 	return 0; /* the page cache outlives a process; the disk is another test's */
+}
+
+int __wrap_fsync(int fd)
+{
+	return __wrap_fdatasync(fd);
 }
 
 int __wrap_unlink(const char *path)

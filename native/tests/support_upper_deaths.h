@@ -19,6 +19,7 @@ enum death_kind {
 	DEATH_LATE,	 /* nothing yet: all of it lands later. Only of data, else as BEFORE */
 	DEATH_LATE_REST, /* half now, the rest later */
 	DEATH_KINDS,
+	DEATH_PAGES = DEATH_KINDS, /* half of the pages, each as a whole: what a kill leaves */
 };
 
 /* What processes share. */
@@ -31,7 +32,7 @@ struct deaths {
 	bool had_late;	    /* ... at any time */
 	uint64_t late_at;
 	uint32_t late_bytes;
-	uint8_t late[8192];
+	uint8_t late[32768];
 	char what[128]; /* what is wrong, if anything */
 };
 
