@@ -65,7 +65,7 @@ def _followed(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             yield row
         wanted.update(since=last, newest=0, wait_s=WAIT_S)
         try:
-            if is_lost:
+            if is_lost or not rows:  # it may also have come back unnoticed, between two calls
                 last = wanted["since"] = _still_valid(args, last)
             rows = _client(args).call("events", **wanted)
             is_lost = False

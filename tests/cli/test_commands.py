@@ -239,16 +239,17 @@ def test_a_follower_goes_on_when_the_supervisor_comes_back_with_a_new_state_db(
         return {"id": number, "ts": 1.0, "event": name, "device": "web", "fields": {}}
 
     first = FakeSupervisor(tmp_path / "run", {"events": [ok([event(900, "device.blocked")])]})
-    out = tmp_path / "out"
+    out, said = tmp_path / "out", tmp_path / "said"
     command = [sys.executable, "-m", "obdsup.cli", "--run-dir", str(tmp_path / "run")]
-    with out.open("wb") as file:
+    with out.open("wb") as file, said.open("wb") as errors:
         follower = subprocess.Popen(
-            [*command, "--json", "events", "--follow"], stdout=file, stderr=subprocess.PIPE
+            [*command, "--json", "events", "--follow"], stdout=file, stderr=errors
         )
     try:
         eventually(lambda: "device.blocked" in out.read_text())
         first.close()
         (tmp_path / "run" / "obdsup.sock").unlink()
+        eventually(lambda: "waiting for it" in said.read_text(), 20)
         second = FakeSupervisor(tmp_path / "run", {"events": [ok([event(1, "state.rebuilt")])]})
         eventually(lambda: "state.rebuilt" in out.read_text(), 20)
         second.close()
