@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <lz4.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,20 +13,21 @@
 #include "obd_bytes.h"
 #include "obd_crc.h"
 
-#define AREA_BYTES  512u
-#define ZSTD_LEVEL  3 /* what the reference runs at */
-#define BLOCK_SEED  100007u
-#define CRC_BYTES   4u
-#define BATCH_BYTES (256u << 10) /* a multiple of every block size */
-#define MIN_BLOCK   4096u
-#define MAX_BLOCK   65536u
-#define MAX_BLOCKS  (BATCH_BYTES / MIN_BLOCK)
-#define PUSH_BYTES  (4ull << 20)
-#define FLAG_HEADER 1u
-#define FLAG_DATA   2u
-#define FLAG_SEALED 4u
-#define FLAG_OVER   8u
-#define FLAG_DIGEST 16u
+#define AREA_BYTES     512u
+#define ZSTD_LEVEL     3 /* what the reference runs at */
+#define BLOCK_SEED     100007u
+#define CRC_BYTES      4u
+#define BATCH_BYTES    (256u << 10) /* a multiple of every block size */
+#define MIN_BLOCK      4096u
+#define MAX_BLOCK      65536u
+#define MAX_BLOCKS     (BATCH_BYTES / MIN_BLOCK)
+#define PUSH_BYTES     (4ull << 20)
+#define CANCEL_POLL_MS 100
+#define FLAG_HEADER    1u
+#define FLAG_DATA      2u
+#define FLAG_SEALED    4u
+#define FLAG_OVER      8u
+#define FLAG_DIGEST    16u
 
 /* No encoder needs more for a batch of blocks: lz4 adds 1/255 and 16, zstd less than 1/256 + 64. */
 #define PACKED_BYTES (BATCH_BYTES + BATCH_BYTES / 128 + MAX_BLOCKS * (128 + CRC_BYTES))
@@ -79,6 +81,22 @@ static void encode_area(const struct writer *writer, uint64_t flags, bool has_in
 	obd_put_le32(area + 28, obd_crc32c_raw(0, area, AREA_BYTES));
 }
 
+/* Until there is something to read: whoever feeds a pipe may take its time, or never come. */
+static int wait_for_input(const struct writer *writer, struct obd_errinfo *info)
+{
+	struct pollfd input = {.fd = writer->in_fd, .events = POLLIN};
+
+	while (!obd_progress_is_cancelled(writer->progress)) {
+		int ready = poll(&input, 1, CANCEL_POLL_MS);
+
+		if (ready > 0)
+			return 0;
+		if (ready < 0 && errno != EINTR)
+			return obd_fail_errno(info, OBD_E_IO, errno, writer->in_path, "poll");
+	}
+	return obd_fail(info, OBD_E_CANCELLED, writer->in_path, "cancelled");
+}
+
 /* Fills a batch from the pipe; only the last may be short. */
 static int take_batch(void *ctx, uint64_t job, void *slot, struct obd_errinfo *info)
 {
@@ -88,9 +106,13 @@ static int take_batch(void *ctx, uint64_t job, void *slot, struct obd_errinfo *i
 	(void)job;
 	batch->plain_bytes = 0;
 	while (!writer->is_at_end && batch->plain_bytes < BATCH_BYTES) {
-		ssize_t got = read(writer->in_fd, batch->plain + batch->plain_bytes,
-				   BATCH_BYTES - batch->plain_bytes);
+		int rc = wait_for_input(writer, info);
+		ssize_t got;
 
+		if (rc)
+			return rc;
+		got = read(writer->in_fd, batch->plain + batch->plain_bytes,
+			   BATCH_BYTES - batch->plain_bytes);
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got < 0)

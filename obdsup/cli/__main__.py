@@ -30,6 +30,11 @@ EPILOG = """examples:
 
 Exit codes: 0 done, 2 wrong usage, 10 to 21 one per kind of error (README), 130 interrupted.
 """
+# What works on files brings its options only when it is the command: not to import all of it.
+_FILE_COMMANDS = {
+    "image": "image files: look at, check, convert, make",
+    "zfile": "compressed files: compress, extract, verify",
+}
 _VALUE_OPTIONS = ("--run-dir", "--state-dir")
 
 
@@ -67,7 +72,7 @@ def _common_options(*, is_main: bool) -> argparse.ArgumentParser:
 
 
 def build_parser(command: str) -> argparse.ArgumentParser:
-    """The parser; ``image`` brings its own options only when it is the command."""
+    """The parser for ``command``; of other commands on files it knows the names only."""
     parser = argparse.ArgumentParser(
         prog="obdsup",
         parents=[_common_options(is_main=True)],
@@ -92,10 +97,11 @@ def build_parser(command: str) -> argparse.ArgumentParser:
     adopt.add_parsers(commands, common)
     upgrade.add_parser(commands, common)
     reload.add_parser(commands, common)
-    if command == "image":
-        importlib.import_module("obdsup.cli.image").add_parser(commands)
-    else:
-        commands.add_parser("image", help="image files: info, verify, export, import, new-upper")
+    for name, text in _FILE_COMMANDS.items():
+        if command == name:
+            importlib.import_module(f"obdsup.cli.{name}").add_parser(commands)
+        else:
+            commands.add_parser(name, help=text)
     return parser
 
 

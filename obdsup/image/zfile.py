@@ -8,7 +8,7 @@ from typing import Any
 
 from obdsup.errors import ConfigError, FormatError
 from obdsup.format import tar_writer
-from obdsup.format.sink import atomic_output, refuse_existing
+from obdsup.format.sink import atomic_output
 from obdsup.format.zfile_header import Algorithm
 from obdsup.image import long_call
 from obdsup.image.long_call import Report
@@ -20,6 +20,13 @@ _MAX_THREADS = 64
 _KEPT_DAMAGES = 100
 # A stored block beyond it does not fit the buffer into which overlaybd reads.
 REFERENCE_BUFFER_BYTES = 65536
+
+
+def _check_threads(threads: int) -> None:
+    if not 0 <= threads <= _MAX_THREADS:
+        raise ConfigError(
+            f"threads: expected 0 (one per processor) to {_MAX_THREADS}, found {threads}"
+        )
 
 
 @dataclass(frozen=True)
@@ -40,10 +47,7 @@ class ZFileOptions:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threads <= _MAX_THREADS:
-            raise ConfigError(
-                f"threads: expected 0 (one per processor) to {_MAX_THREADS}, found {self.threads}"
-            )
+        _check_threads(self.threads)
 
     def fill(self, native: Any) -> None:
         """Into a ``struct obd_zfile_options``."""
@@ -165,7 +169,7 @@ def extract(
         ConfigError: ``target`` exists and may not be replaced, or is ``source``.
         FormatError: ``source`` is no ZFile, or damaged.
     """
-    refuse_existing(target, may_replace=may_replace)
+    _check_threads(threads)
     length, info = ffi.new("uint64_t *"), new_info()
     with atomic_output(target, may_replace=may_replace) as file:
         code = long_call.run(
@@ -192,6 +196,7 @@ def check_zfile(path: str, *, threads: int = 0, report: Report | None = None) ->
     Raises:
         FormatError: header, trailer or jump table are damaged, so that no block can be found.
     """
+    _check_threads(threads)
     damages = ffi.new("struct obd_zfile_damage[]", _KEPT_DAMAGES)
     checked, info = ffi.new("struct obd_zfile_checked *"), new_info()
     code = long_call.run(

@@ -8,12 +8,22 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from obdsup.cli.image import export, import_disk, info, new_upper, verify
+from obdsup.cli.image import (
+    commit,
+    compact,
+    export,
+    import_disk,
+    info,
+    merge,
+    new_upper,
+    seal,
+    verify,
+)
 
 __all__ = ["add_parser"]
 
 # In the order of the help.
-_COMMANDS = (info, verify, export, import_disk, new_upper)
+_COMMANDS = (info, verify, export, import_disk, new_upper, commit, seal, compact, merge)
 
 _GROUP_EXAMPLES = """examples:
   obdsup image info config.v1.json
@@ -29,7 +39,7 @@ def add_parser(subparsers: Any) -> None:
     """Adds ``image`` and its commands; each sets its handler, ``args.run(args) -> int``."""
     group = subparsers.add_parser(
         "image",
-        help="image files: info, verify, export, import, new-upper",
+        help="image files: look at, check, convert, make",
         description="Looks at, checks, exports and makes image files; needs no supervisor.",
         epilog=_GROUP_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
