@@ -83,6 +83,11 @@ uint64_t obd_upper_virtual_size_bytes(const struct obd_upper *upper)
 	return upper->virtual_size_bytes;
 }
 
+bool obd_upper_is_sparse(const struct obd_upper *upper)
+{
+	return upper->is_sparse;
+}
+
 size_t obd_upper_collect(struct obd_upper *upper, uint64_t begin, uint64_t end,
 			 struct obd_segment *out, size_t cap)
 {

@@ -40,6 +40,9 @@ void obd_upper_set_below(struct obd_upper *upper, obd_upper_below_fn below, void
 
 uint64_t obd_upper_virtual_size_bytes(const struct obd_upper *upper);
 
+/* Written in place: what was collected may read as something newer while somebody writes. */
+bool obd_upper_is_sparse(const struct obd_upper *upper);
+
 /* As obd_map_collect, at one moment. */
 size_t obd_upper_collect(struct obd_upper *upper, uint64_t begin, uint64_t end,
 			 struct obd_segment *out, size_t cap);

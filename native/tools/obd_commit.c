@@ -12,6 +12,7 @@
 /* What is read from. A segment's tag is the place of its layer: bottom 0, the pair last. */
 struct sources {
 	struct obd_upper *upper; /* NULL: none */
+	uint64_t reserved;	 /* of a sparse one, whose writer we are */
 	struct obd_index merged;
 	uint64_t virtual_size_bytes;
 	uint32_t layer_cnt;
@@ -89,6 +90,12 @@ static int open_layers(struct sources *sources, const struct obd_commit_spec *sp
 
 	if (rc)
 		return rc;
+	if (obd_upper_is_sparse(sources->upper)) {
+		rc = obd_upper_start_writing(sources->upper, &sources->reserved, info);
+		/* files we may only read are not written to here */
+		if (rc && rc != OBD_E_READONLY)
+			return rc;
+	}
 	note_size(sources, obd_upper_virtual_size_bytes(sources->upper));
 	return collect_upper(sources->upper, (uint8_t)spec->lower_cnt, info,
 			     &lists[spec->lower_cnt]);
@@ -122,6 +129,8 @@ static int open_sources(struct sources *sources, const struct obd_commit_spec *s
 static void close_sources(struct sources *sources)
 {
 	obd_index_deinit(&sources->merged);
+	if (sources->upper)
+		obd_upper_stop_writing(sources->upper);
 	obd_upper_destroy(sources->upper);
 	for (uint32_t i = 0; i < sources->layer_cnt; i++)
 		obd_layer_deinit(&sources->layers[i]);

@@ -41,7 +41,8 @@ struct obd_committed {
 
 /*
  * Writes the layer to out_fd from base_bytes on; complete on success, but not synced. A pair that
- * a worker writes to is taken as it is at one moment.
+ * a worker appends to is taken as it is at one moment. A sparse one is written in place, so it is
+ * locked meanwhile: OBD_E_LOCKED when somebody writes to it.
  */
 int obd_commit(const struct obd_commit_spec *spec, int out_fd, const char *out_path,
 	       uint64_t base_bytes, struct obd_progress *progress, struct obd_errinfo *info,

@@ -141,7 +141,11 @@ int obd_seal(const char *data_path, const char *index_path, struct obd_errinfo *
 
 	if (rc)
 		return rc;
-	rc = obd_upper_start_writing(sealing.upper, &reserved, info);
+	if (obd_upper_is_sparse(sealing.upper))
+		rc = obd_fail(info, OBD_E_UNSUPPORTED, data_path,
+			      "a sparse layer is committed, not sealed in place");
+	else
+		rc = obd_upper_start_writing(sealing.upper, &reserved, info);
 	if (!rc) {
 		rc = seal_locked(&sealing, data_path, info, ret);
 		obd_upper_stop_writing(sealing.upper);

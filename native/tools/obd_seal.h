@@ -27,7 +27,8 @@ struct obd_sealed_in_place {
 };
 
 /*
- * OBD_E_LOCKED while somebody writes to the pair; OBD_E_INVAL: it is sealed already.
+ * OBD_E_LOCKED while somebody writes to the pair; OBD_E_INVAL: it is sealed already;
+ * OBD_E_UNSUPPORTED: a sparse layer, whose data file is as long as the disk.
  */
 int obd_seal(const char *data_path, const char *index_path, struct obd_errinfo *info,
 	     struct obd_sealed_in_place *ret);

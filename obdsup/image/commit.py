@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any
 
-from obdsup.errors import ConfigError
+from obdsup.errors import AlreadyServed, ConfigError
 from obdsup.format import lsmt_header, tar_writer
 from obdsup.format.blob import FileBlob
 from obdsup.format.layer import open_content
@@ -80,10 +80,11 @@ def write_layer(
 ) -> Committed:
     """Writes what the topmost of the sources show as one sealed layer ``target``.
 
-    Sources are not changed. A pair that is being written to is taken as it is at one moment.
+    Sources are not changed. A pair that is being appended to is taken as it is at one moment.
     ``target`` appears whole or not at all.
 
     Raises:
+        AlreadyServed: a sparse layer is being written to: that is in place, no moment can be had.
         ConfigError: a source is missing, ``target`` exists, an option is out of range.
         FormatError: a source is damaged.
         NativeError: the storage failed; more extents than a layer may have.
@@ -102,6 +103,12 @@ def write_layer(
             ),
             report,
         )
+        if code == lib.OBD_E_LOCKED and sources.upper is not None:
+            raise AlreadyServed(
+                f"{sources.upper[0]}: somebody writes to this sparse layer, in place",
+                hint="remove its device first",
+                path=sources.upper[0],
+            )
         check("write the layer", code, info)
         if options.in_tar:
             wrap_in_tar(file.fileno(), int(done.file_bytes))

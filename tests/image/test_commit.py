@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import shutil
+import struct
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,6 +102,28 @@ def test_seal_commit_and_compact_of_the_reference(vectors: Path, tmp_path: Path)
     options = LayerOptions(LZ4)
     write_layer(Sources((str(data),)), str(out), options, may_replace=True)
     assert out.read_bytes() == (rw / "d1.commit.lz4.obd").read_bytes()
+
+
+def test_commit_of_a_sparse_layer(vectors: Path, tmp_path: Path) -> None:
+    packed = vectors / "rw" / "e1.sparse.tar.zst"
+    subprocess.run(["tar", "--zstd", "-xSf", packed, "-C", tmp_path], check=True)
+    data, index = str(tmp_path / "e1.data"), str(tmp_path / "e1.idx")
+    out = tmp_path / "out"
+    write_layer(Sources(upper=(data, index)), str(out), LayerOptions(LZ4))
+    assert out.read_bytes() == (vectors / "rw" / "e1.commit.lz4.obd").read_bytes()
+    with locked(index), pytest.raises(AlreadyServed, match="somebody writes"):
+        write_layer(Sources(upper=(data, index)), str(tmp_path / "other"), LayerOptions())
+    with pytest.raises(NativeError, match="committed, not sealed"):
+        seal(data, index)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["e1.data", "e1.idx", "out"]
+
+
+@contextmanager
+def locked(index: str) -> Iterator[None]:
+    """As by a worker that writes to the pair."""
+    with open(index, "r+b") as held:
+        fcntl.fcntl(held, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0))
+        yield
 
 
 @contextmanager
@@ -224,15 +249,9 @@ def test_a_pair_is_sealed_by_nobody_but_its_writer_and_once(tmp_path: Path) -> N
 
 
 def test_a_pair_in_use_is_not_sealed(tmp_path: Path) -> None:
-    import fcntl
-    import struct
-
     with written_pair(tmp_path) as (data, index, writer):
         writer.write(0, sector(1))
     before = Path(data).read_bytes()
-    with open(index, "r+b") as held:
-        lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)
-        fcntl.fcntl(held, fcntl.F_OFD_SETLK, lock)
-        with pytest.raises(AlreadyServed, match="somebody writes"):
-            seal(data, index)
+    with locked(index), pytest.raises(AlreadyServed, match="somebody writes"):
+        seal(data, index)
     assert Path(data).read_bytes() == before
