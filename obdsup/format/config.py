@@ -2,15 +2,16 @@
 
 | key               | type           | meaning                                                     |
 |-------------------|----------------|-------------------------------------------------------------|
-| lowers            | array          | sealed layers, bottom to top: file, dir, digest, size       |
+| lowers            | array          | sealed layers, bottom to top: file, dir, digest, size, and  |
+|                   |                | of turboOCI ones targetFile, gzipIndex                      |
 | upper             | object         | writable layer: data, index; {} or absent = read-only       |
 | repoBlobUrl       | string         | where remote layers would come from                         |
 | resultFile        | string         | where the outcome of opening is reported                    |
 | recordTracePath   | string         | prefetch trace; not used                                    |
 | accelerationLayer | bool           | refused: the last lower would not be a disk layer           |
 
-Refused by name, as turboOCI: ``targetFile``, ``targetDigest``, ``gzipIndex`` of a lower, ``target``
-and ``gzipIndex`` of an upper.
+Refused by name: ``targetDigest`` of a lower without a ``targetFile`` (a remote turboOCI layer),
+``target`` and ``gzipIndex`` of an upper.
 
 A lower is the first that exists of ``file``, ``dir``/overlaybd.commit, ``dir``/.commit and
 ``dir``/overlaybd.sealed. Other keys are ignored, as the reference does: snapshotters write some.
@@ -32,32 +33,52 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Never
 
-__all__ = ["MAX_LOWERS", "ImageConfig", "load", "result_file"]
+__all__ = ["MAX_LOWERS", "ImageConfig", "Lower", "load", "result_file"]
 
 MAX_LOWERS = 255
 _MAX_CONFIG_BYTES = 4 << 20
 _DIR_NAMES = ("overlaybd.commit", ".commit", "overlaybd.sealed")
-_TURBO_LOWER = ("targetFile", "targetDigest", "gzipIndex")
 _TURBO_UPPER = ("target", "gzipIndex")
+
+
+class Lower:
+    """A sealed layer's file; of a turboOCI layer also its target and, if that is gzip, the index.
+
+    Does not change.
+    """
+
+    __slots__ = ("gzip_index", "path", "target")
+
+    path: str
+    target: str
+    gzip_index: str
+
+    def __init__(self, path: str, target: str = "", gzip_index: str = "") -> None:
+        for name, value in (("path", path), ("target", target), ("gzip_index", gzip_index)):
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: object) -> Never:
+        raise AttributeError(f"Lower does not change: {name}")
 
 
 class ImageConfig:
     """The files of an image: absolute paths that existed when it was loaded. Does not change."""
 
-    __slots__ = ("_lowers", "path", "result_file", "upper")
+    __slots__ = ("lowers", "path", "result_file", "upper")
 
     path: str
     result_file: str
+    lowers: tuple[Lower, ...]
     upper: tuple[str, str] | None
 
     def __init__(
         self,
         path: str,
-        lowers: tuple[str, ...],
+        lowers: tuple[Lower, ...],
         upper: tuple[str, str] | None,
         result_file: str = "",
     ) -> None:
-        fields = {"path": path, "_lowers": lowers, "upper": upper, "result_file": result_file}
+        fields = {"path": path, "lowers": lowers, "upper": upper, "result_file": result_file}
         for name, value in fields.items():
             object.__setattr__(self, name, value)
 
@@ -65,10 +86,21 @@ class ImageConfig:
         raise AttributeError(f"ImageConfig does not change: {name}")
 
     def lower_paths(self) -> list[str]:
-        """The sealed layers, bottom to top."""
-        return list(self._lowers)
+        """The sealed layers, bottom to top, for who can read them without a target.
 
-    _lowers: tuple[str, ...]
+        Raises:
+            ConfigError: one is a turboOCI layer: its file alone would be read as something else.
+        """
+        for position, lower in enumerate(self.lowers):
+            if lower.target:
+                key = f"lowers[{position}].targetFile"
+                raise ConfigError(
+                    f"{self.path}: {key}: turboOCI layers are not supported here",
+                    hint="obdsup image info, verify and export read them",
+                    path=self.path,
+                    key=key,
+                )
+        return [lower.path for lower in self.lowers]
 
 
 def load(path: str) -> ImageConfig:
@@ -171,8 +203,21 @@ def _absolute(path: str, key: str, value: str) -> str:
     return value
 
 
-def _resolve_lower(path: str, at: str, lower: dict[str, Any]) -> str:
-    _refuse(path, at, lower, _TURBO_LOWER, "turboOCI")
+def _resolve_lower(path: str, at: str, lower: dict[str, Any]) -> Lower:
+    target = _get(path, at, lower, "targetFile", str)
+    index = _get(path, at, lower, "gzipIndex", str)
+    if not target:
+        _refuse(path, at, lower, ("targetDigest",), "a remote turboOCI layer")
+        _refuse(path, at, lower, ("gzipIndex",), "an index without targetFile")
+        return Lower(_resolve_file(path, at, lower))
+    _get(path, at, lower, "targetDigest", str)
+    _absolute(path, f"{at}.targetFile", target)
+    if index:
+        _absolute(path, f"{at}.gzipIndex", index)
+    return Lower(_resolve_file(path, at, lower), target, index)
+
+
+def _resolve_file(path: str, at: str, lower: dict[str, Any]) -> str:
     _get(path, at, lower, "digest", str)
     _get(path, at, lower, "size", int)
     candidates: list[str] = []
@@ -210,10 +255,13 @@ def _resolve_upper(path: str, upper: dict[str, Any]) -> tuple[str, str] | None:
     return _absolute(path, "upper.data", data), _absolute(path, "upper.index", index)
 
 
-def _refuse_repeats(path: str, lowers: tuple[str, ...], upper: tuple[str, str] | None) -> None:
+def _refuse_repeats(path: str, lowers: tuple[Lower, ...], upper: tuple[str, str] | None) -> None:
     """Each file exists, is a file (or device), and has one place in the image only."""
     places: dict[tuple[int, int], str] = {}
-    named = [(f"lowers[{i}]", name) for i, name in enumerate(lowers)]
+    named: list[tuple[str, str]] = []
+    for i, lower in enumerate(lowers):
+        keys = {"": lower.path, ".targetFile": lower.target, ".gzipIndex": lower.gzip_index}
+        named += [(f"lowers[{i}]{key}", name) for key, name in keys.items() if name]
     if upper is not None:
         named += [("upper.data", upper[0]), ("upper.index", upper[1])]
     for key, name in named:
@@ -229,8 +277,13 @@ def _refuse_repeats(path: str, lowers: tuple[str, ...], upper: tuple[str, str] |
                 f"{path}: {key}: {name}: expected a regular file, found {kind}", path=path, key=key
             )
         identity = (status.st_dev, status.st_ino)
-        if identity in places:
-            raise ConfigError(
-                f"{path}: {key}: {name} is {places[identity]} already", path=path, key=key
-            )
+        twin = places.get(identity)
+        if twin is not None and not _is_read_twice(key, twin):
+            raise ConfigError(f"{path}: {key}: {name} is {twin} already", path=path, key=key)
         places[identity] = key
+
+
+def _is_read_twice(key: str, twin: str) -> bool:
+    """Layers of equal content may share a target and its index."""
+    kind = key.rpartition(".")[2]
+    return kind in ("targetFile", "gzipIndex") and twin.endswith(f".{kind}")

@@ -13,8 +13,10 @@ from obdsup.errors import FormatError, ObdError
 from obdsup.format import config
 from obdsup.format.layer import LayerFile, open_layer
 from obdsup.format.lsmt_index import Segment
+from obdsup.format.sparse_upper import SparseUpper
 from obdsup.format.stack import Stack, StackLayer
 from obdsup.format.upper import Upper, open_upper
+from obdsup.format.warp import REMOTE_SECTOR, WarpLayer
 
 __all__ = ["Image", "Problem"]
 
@@ -30,7 +32,7 @@ class Problem:
 
 
 class Image:
-    """Sealed lowers and, maybe, an append-mode upper; a snapshot of when it was opened. Read-only.
+    """Sealed lowers and, maybe, an writable upper; a snapshot of when it was opened. Read-only.
 
     Attributes:
         lowers: bottom to top.
@@ -47,16 +49,17 @@ class Image:
         """
         with ExitStack() as opened:
             self.lowers: list[LayerFile] = []
-            for path in files.lower_paths():
-                self.lowers.append(open_layer(path))
+            for lower in files.lowers:
+                self.lowers.append(open_layer(lower.path, lower.target, lower.gzip_index))
                 opened.callback(self.lowers[-1].close)
-            self.upper: Upper | None = None
+            self.upper: Upper | SparseUpper | None = None
             if files.upper is not None:
                 self.upper = open_upper(*files.upper)
                 opened.callback(self.upper.close)
             self.stack = self._merge()
             self._files = opened.pop_all()
         self.path = files.path
+        self._targets = [p for lower in files.lowers for p in (lower.target, lower.gzip_index)]
         self.upper_paths = files.upper if files.upper is not None else ("", "")
         self.size_bytes = self.stack.size_bytes
 
@@ -68,7 +71,7 @@ class Image:
     @classmethod
     def of_layer(cls, path: str) -> Self:
         """The image of one sealed layer alone."""
-        return cls(config.ImageConfig(path, (path,), None))
+        return cls(config.ImageConfig(path, (config.Lower(path),), None))
 
     def _merge(self) -> Stack:
         layers: list[tuple[StackLayer, list[Segment], int]] = [
@@ -84,7 +87,8 @@ class Image:
     def file_paths(self) -> list[str]:
         """Every file the image is read from, its config among them."""
         upper = [path for path in self.upper_paths if path]
-        return [self.path, *(lower.layer.path for lower in self.lowers), *upper]
+        targets = [path for path in self._targets if path]
+        return [self.path, *(lower.layer.path for lower in self.lowers), *targets, *upper]
 
     @property
     def top_uuid(self) -> str:
@@ -132,10 +136,7 @@ class Image:
         for position, lower in enumerate(self.lowers):
             for step in range(_steps(lower)):
                 try:
-                    if lower.zfile is not None:
-                        lower.zfile.read_block(step)
-                    else:
-                        _read_segment(lower.layer, lower.layer.segments[step])
+                    _take_step(lower, step)
                 except (FormatError, ObdError) as error:
                     yield Problem(position, error)
                 done += 1
@@ -164,8 +165,26 @@ class Image:
         self.close()
 
 
+def _remote(lower: LayerFile) -> list[Segment]:
+    """What a turboOCI layer has in its target."""
+    if not isinstance(lower.layer, WarpLayer):
+        return []
+    return [s for s in lower.layer.segments if s.moffset >= REMOTE_SECTOR]
+
+
 def _steps(lower: LayerFile) -> int:
-    return len(lower.zfile.table) if lower.zfile is not None else len(lower.layer.segments)
+    if lower.zfile is not None:
+        return len(lower.zfile.table) + len(_remote(lower))
+    return len(lower.layer.segments)
+
+
+def _take_step(lower: LayerFile, step: int) -> None:
+    if lower.zfile is None:
+        _read_segment(lower.layer, lower.layer.segments[step])
+    elif step < len(lower.zfile.table):
+        lower.zfile.read_block(step)
+    else:
+        _read_segment(lower.layer, _remote(lower)[step - len(lower.zfile.table)])
 
 
 def _read_segment(layer: StackLayer, segment: Segment) -> None:

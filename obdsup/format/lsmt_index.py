@@ -113,15 +113,17 @@ def decode(raw: bytes) -> Iterator[tuple[int, Segment]]:
             )
 
 
-def problem_of(segment: Segment, file_end: int) -> tuple[str, str] | None:
-    """(expected, found) if the segment can not be of a file whose payload ends at ``file_end``."""
+def problem_of(
+    segment: Segment, file_end: int, file_begin: int = PAYLOAD_SECTOR
+) -> tuple[str, str] | None:
+    """(expected, found) if the segment can not be of a payload in [file_begin, file_end)."""
     if not segment.length:
         return "a length of 1 to 16383 sectors", "0"
     if segment.end > INVALID_OFFSET:
         return f"an end of at most sector {INVALID_OFFSET}", str(segment.end)
-    if segment.moffset < PAYLOAD_SECTOR or segment.file_end > file_end:
+    if segment.moffset < file_begin or segment.file_end > file_end:
         return (
-            f"file sectors inside [{PAYLOAD_SECTOR}, {file_end})",
+            f"file sectors inside [{file_begin}, {file_end})",
             f"[{segment.moffset}, {segment.file_end})",
         )
     return None

@@ -67,6 +67,10 @@ class SealedLayer:
                 field="index_offset",
             )
         raw = self._blob.read_at(begin, end - begin)
+        return self._decode(raw, begin)
+
+    def _decode(self, raw: bytes, begin: int) -> list[Segment]:
+        """The segments of an index that stands at byte ``begin``, where the payload ends."""
         return lsmt_index.decode_sorted(raw, self.path, begin, begin)
 
     def read_payload(self, moffset: int, length: int) -> bytes:
