@@ -21,6 +21,7 @@ it gives is a snapshot without a lock: single fields are exact, sums over fields
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 import uuid
@@ -58,6 +59,7 @@ MAX_SLOTS = 65536
 MAX_SLOT_BYTES = 65536
 
 
+@functools.cache
 def _crc_table() -> list[int]:
     table = []
     for index in range(256):
