@@ -16,12 +16,13 @@ from typing import Protocol
 from chaos.campaign.interruption import Interruption
 from chaos.campaign.kernel_watch import KernelWatch
 from chaos.campaign.outcome import CampaignOutcome, FaultOutcome, WorkloadOutcome
+from chaos.campaign.overlap import in_pairs
 from chaos.campaign.plan import PlannedFault
 from chaos.campaign.stage import LoadedDevice, Stage, StageBuilder, StageOptions
 from chaos.campaign.stalls import Stalls
-from chaos.faults.base import Fault, Landing, Site
+from chaos.campaign.striker import Striker
+from chaos.faults.base import Fault
 from chaos.rig.counters import Counters
-from chaos.rig.node import wait_until
 from chaos.rig.problem import RigError, say
 from chaos.workloads.base import Findings
 from obdsup.errors import ObdError
@@ -29,7 +30,6 @@ from obdsup.errors import ObdError
 __all__ = ["Campaign", "Watcher", "run_campaign"]
 
 SETTLE_S = 1.0  # slices of the last fault are written by then
-PAUSE_SHARE = 1 / 3000  # of the patience: 20 ms between two questions, 100 ms in the guest
 KERNEL_LOG_EVERY = 20  # faults
 MOST_REPEATS = 10  # of a kind that has not landed
 
@@ -109,6 +109,7 @@ class _Course:
         self._watcher = watcher
         names = [name for load in stage.loads if (name := _kernel_name(load))]
         self._kernel = KernelWatch(names, is_ours=campaign.is_guest)
+        self._striker = Striker(stage, campaign.faults, self._kernel, campaign.stage.patience_s)
         self._whole: set[str] = set()  # kernel names of devices with nothing wrong on them
         for load in stage.loads:
             stack.callback(load.workload.close)
@@ -143,21 +144,21 @@ class _Course:
     def _inflict_all(self) -> None:
         begun_s = time.monotonic()
         limit_s = self._campaign.seconds
-        for planned in self._campaign.plan:
+        for first, on_top in in_pairs(self._campaign.plan):
             if limit_s is not None and time.monotonic() - begun_s > limit_s:
                 break
-            self._strike(planned)
-            if planned.number % KERNEL_LOG_EVERY == 0:
+            self._strike(first, on_top)
+            if first.number % KERNEL_LOG_EVERY == 0:
                 self._kernel.collect()
         self._repeat_missed()
-        self._wait_ready()
+        self._striker.wait_ready()
 
-    def _strike(self, planned: PlannedFault) -> None:
-        self._wait_ready()
+    def _strike(self, planned: PlannedFault, on_top: PlannedFault | None = None) -> None:
+        self._striker.wait_ready()
         time.sleep(planned.pause_s)
-        fault = self._inflict(planned)
-        self._outcome.faults.append(fault)
-        self._watcher.inflicted(fault)
+        for fault in self._striker.strike(planned, on_top):
+            self._outcome.faults.append(fault)
+            self._watcher.inflicted(fault)
 
     def _repeat_missed(self) -> None:
         """A kind that never landed is tried again: some hit a moment of a millisecond, or miss."""
@@ -168,31 +169,6 @@ class _Course:
                     break
                 seed = random.Random(f"{self._outcome.seed}/{kind}/{number}").randrange(1 << 48)
                 self._strike(PlannedFault(len(self._outcome.faults), kind, number, seed, 0.0))
-
-    def _wait_ready(self) -> None:
-        """A fault that strikes before a standby is warm would test the start of one."""
-        patience_s = self._campaign.stage.patience_s
-        longest_pause_s = patience_s * PAUSE_SHARE
-        wait_until(self._stage.node.has_standby, patience_s, "a warm standby", longest_pause_s)
-
-    def _inflict(self, planned: PlannedFault) -> FaultOutcome:
-        load = self._stage.loads[planned.device % len(self._stage.loads)]
-        folder = self._stage.scratch / "fault"
-        folder.mkdir(exist_ok=True)
-        patience_s = self._campaign.stage.patience_s
-        stage = self._stage
-        site = Site(stage.node, load.target, folder, patience_s, stage.failpoints)
-        try:
-            landing = self._campaign.faults[planned.kind].inflict(site, random.Random(planned.seed))
-        except (RigError, ObdError, OSError) as error:
-            place = f"fault {planned.number} ({planned.kind} on {load.target.name})"
-            raise RigError(f"{place}: {error}; supervisor: {self._log_end()}") from error
-        if landing.kernel_lines:
-            self._kernel.collect(landing.kernel_lines)
-        return _fault_outcome(planned.kind, load, landing)
-
-    def _log_end(self) -> str:
-        return self._stage.node.log_end()[-500:]
 
     # -- the verdict -------------------------------------------------------------------------------
     def _verify(self) -> None:
@@ -274,20 +250,3 @@ def _stall_ns(by_device: dict[str, Stalls], fault: FaultOutcome) -> int:
     is_felt_by_all = fault.workers_killed > 1 or fault.supervisors_killed > 0
     felt = by_device.values() if is_felt_by_all else [by_device[fault.device]]
     return max(stalls.longest_ns(fault.begun_ns, fault.served_ns) for stalls in felt)
-
-
-def _fault_outcome(kind: str, load: LoadedDevice, landing: Landing) -> FaultOutcome:
-    return FaultOutcome(
-        kind=kind,
-        device=load.target.name,
-        begun_ns=landing.begun_ns,
-        served_ns=landing.served_ns,
-        stall_ns=landing.served_ns - landing.begun_ns,  # until the workloads' slices are read
-        has_landed=landing.has_landed,
-        evidence=landing.evidence,
-        recovered=landing.recovered,
-        already_done=landing.already_done,
-        wrong=landing.wrong,
-        workers_killed=landing.workers_killed,
-        supervisors_killed=landing.supervisors_killed,
-    )

@@ -13,12 +13,12 @@ from chaos.campaign.external import ExternalKill, build_external_stage
 from chaos.campaign.installation import is_guest, offered
 from chaos.campaign.interruption import Interruption
 from chaos.campaign.outcome import CampaignOutcome
-from chaos.campaign.plan import FaultShare, PlannedFault, endless_plan, make_plan
+from chaos.campaign.plan import FaultShare, PlannedFault, endless_plan, make_plan, overlapping
 from chaos.campaign.request import DEFAULT_KILLS, campaign_name, replay_command
 from chaos.campaign.ring_stage import DEFAULT_DEVICES, build_ring_stage
 from chaos.campaign.stage import ExternalCommands, StageBuilder, StageOptions
 from chaos.campaign.view import View
-from chaos.faults.catalogue import CatalogEntry, entries, missing_needs
+from chaos.faults.catalogue import CatalogEntry, Overlap, entries, missing_needs
 from chaos.rig.problem import RigError, run, say, venv_program
 from chaos.workloads.catalogue import CATALOGUE as WORKLOADS
 
@@ -47,11 +47,14 @@ def run_here(
     stage = _stage_options(options)
     device_cnt = stage.device_cnt or len(stage.workloads) or DEFAULT_DEVICES
     plan, count = _plan(options, shares, device_cnt)
+    if options.overlap:
+        plan = overlapping(plan, options.seed, options.overlap, *_overlapping_kinds(chosen))
     outcome.seed = options.seed
     outcome.where = "guest" if is_guest() else "host"
     outcome.kernel = os.uname().release
     outcome.versions = _versions()
     outcome.planned_kinds = tuple(share.kind for share in shares)
+    outcome.is_overlapping = options.overlap > 0
     say(f"campaign {outcome.name}: {outcome.command}")
     campaign = Campaign(
         build=STAGES[options.provider] if stage.external is None else build_external_stage,
@@ -116,6 +119,19 @@ def _chosen_faults(options: argparse.Namespace) -> list[CatalogEntry]:
     if not chosen:
         raise ValueError("no fault is left to be inflicted")
     return chosen
+
+
+def _overlapping_kinds(chosen: list[CatalogEntry]) -> tuple[set[str], set[str]]:
+    """During which another fault may strike, and which may strike then.
+
+    Raises:
+        ValueError: none.
+    """
+    below = {entry.fault.kind for entry in chosen if entry.overlap is not Overlap.NEVER}
+    on_top = {entry.fault.kind for entry in chosen if entry.overlap is Overlap.BOTH}
+    if not on_top:
+        raise ValueError("--overlap: none of the faults can strike on top of another one")
+    return below, on_top
 
 
 def _plan(

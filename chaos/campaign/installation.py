@@ -11,6 +11,7 @@ from pathlib import Path
 
 from chaos.campaign.stage import StageOptions
 from chaos.faults.base import Need
+from chaos.faults.quarantine import QUARANTINE_DEATHS
 from chaos.rig import hooked
 from chaos.rig.failpoints import FailPoints
 from chaos.rig.node import Node, wait_until
@@ -54,8 +55,11 @@ class Installation:
             standbys=options.standbys,
             python_path=python_path,
             environment=failpoints.environment if failpoints else None,
-            options=["--hang-limit", str(HANG_LIMIT_GUEST_S if is_guest() else HANG_LIMIT_S)],
-        )
+            options=[
+                "--hang-limit", str(HANG_LIMIT_GUEST_S if is_guest() else HANG_LIMIT_S),
+                "--quarantine", str(QUARANTINE_DEATHS),
+            ],
+        )  # fmt: skip
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         stack.callback(node.clean_up)
         stack.callback(_keep_logs, [run_dir, state_dir], options.log_folder)

@@ -34,6 +34,7 @@ class FaultOutcome:
     wrong: tuple[str, ...]
     workers_killed: int
     supervisors_killed: int
+    overlaps: str = ""  # the fault that struck while this one was being recovered from, or below it
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class CampaignOutcome:
     kernel_false_alarms: list[str] = field(default_factory=list)  # refuted by what was read back
     kernel_log: str = "not read"  # "clean", "not readable here", "N complaints"
     planned_kinds: tuple[str, ...] = ()
+    is_overlapping: bool = False  # faults were to strike on top of each other
     failure: str = ""
 
     def kills(self) -> dict[str, int]:
@@ -80,6 +82,10 @@ class CampaignOutcome:
     def in_flight_recovered(self) -> int:
         """Commands found in flight by successors and executed again, or found done."""
         return sum(fault.recovered + fault.already_done for fault in self.faults)
+
+    def overlapped(self) -> int:
+        """Faults that landed on top of another one, or under one."""
+        return sum(fault.has_landed and bool(fault.overlaps) for fault in self.faults)
 
     def problems(self) -> list[str]:
         """Why the campaign did not pass, one line each; empty when it did."""
@@ -100,6 +106,8 @@ class CampaignOutcome:
         for kind in self.planned_kinds:
             if not any(fault.kind == kind and fault.has_landed for fault in self.faults):
                 found.append(f"no fault of kind {kind} landed")
+        if self.is_overlapping and not self.overlapped():
+            found.append("no fault landed on top of another one")
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -123,6 +131,7 @@ class CampaignOutcome:
             "worker_kills": self.worker_kills(),
             "supervisor_kills": sum(fault.supervisors_killed for fault in self.faults),
             "landed": dict(Counter(fault.kind for fault in self.faults if fault.has_landed)),
+            "overlapping": self.overlapped(),
             "in_flight_recovered": self.in_flight_recovered(),
             "io_errors": len(self.findings.io_errors),
             "lost": len(self.findings.lost),

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 
-__all__ = ["FaultShare", "PlannedFault", "endless_plan", "make_plan"]
+__all__ = ["FaultShare", "PlannedFault", "endless_plan", "make_plan", "overlapping"]
 
 LONGEST_PAUSE_S = 0.05
 SEED_LIMIT = 1 << 48
@@ -35,6 +35,7 @@ class PlannedFault:
     device: int
     seed: int
     pause_s: float  # before it, so that it does not follow the recovery at a fixed distance
+    is_on_top: bool = False  # strikes while the one before it is being recovered from
 
 
 def make_plan(
@@ -68,6 +69,29 @@ def endless_plan(
         raise ValueError("a plan needs kinds of fault with weights, and devices")
     source = random.Random(f"plan/{seed}")
     return _endless(source, shares, device_cnt)
+
+
+def overlapping(
+    plan: Iterable[PlannedFault], seed: int, percent: int, below: Set[str], on_top: Set[str]
+) -> Iterator[PlannedFault]:
+    """The same plan, in which some faults strike on top of the one before them.
+
+    Args:
+        percent: of the faults of which both are possible.
+        below: kinds during which another one may strike.
+        on_top: kinds that may strike then.
+    """
+    source = random.Random(f"overlap/{seed}")
+    before: PlannedFault | None = None
+    for planned in plan:
+        is_drawn = source.randrange(100) < percent
+        is_possible = before is not None and before.kind in below and planned.kind in on_top
+        if is_drawn and is_possible:
+            yield replace(planned, is_on_top=True)
+            before = None  # two at once, not three
+        else:
+            yield planned
+            before = planned
 
 
 def _endless(

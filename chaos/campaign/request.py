@@ -57,6 +57,13 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="a build with named points: deaths between one store and the next",
     )
+    how.add_argument(
+        "--overlap",
+        type=int,
+        default=0,
+        metavar="PERCENT",
+        help="of the deaths strike while the fault before is still being recovered from (0)",
+    )
     how.add_argument("--workloads", default="", metavar="A,B", help="see `list`; one device each")
     how.add_argument("--devices", type=int, default=0, metavar="N", help="of provider load (4)")
     how.add_argument("--standbys", type=int, default=0, metavar="N", help="kept warm (4, fuse 2)")
@@ -109,7 +116,7 @@ def replay_command(options: argparse.Namespace) -> str:
         words += ["--seconds", f"{options.seconds:g}"]
     else:
         words += ["--kills", str(options.kills or DEFAULT_KILLS)]
-    for name in ("devices", "standbys", "pause"):
+    for name in ("devices", "standbys", "overlap", "pause"):
         if getattr(options, name):
             words += [f"--{name}", f"{getattr(options, name):g}"]
     if options.hooks:

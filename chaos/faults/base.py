@@ -47,6 +47,9 @@ class Site:
 
     Faults that damage data or cause I/O errors by design make a device of their own (named after
     the fault) and probe it themselves: the devices under workloads must not notice.
+
+    ``is_alone`` is False when another fault strikes before this one is over, or this one before
+    another is: what that one may have changed is not wrong then, nor waited for on other devices.
     """
 
     node: Node
@@ -54,6 +57,7 @@ class Site:
     folder: Path  # scratch of this fault, on a disk; may be gone before the next
     patience_s: float
     failpoints: FailPoints | None = None  # of an installation with test hooks
+    is_alone: bool = True
 
 
 @dataclass(frozen=True, slots=True)

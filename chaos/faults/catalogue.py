@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from chaos.faults.environment_lower import CorruptBlock, FailingLower, SilentLow
 from chaos.faults.environment_memory import Oom
 from chaos.faults.environment_state import BrokenState, ReadOnlyState
 from chaos.faults.environment_state_live import DamagedState
+from chaos.faults.foreign import Adopt, Release
 from chaos.faults.handover import KillInHandover
 from chaos.faults.lives import KillInCreate, KillInRemove
 from chaos.faults.moves import Reexec, Upgrade, UpgradeCut
@@ -20,11 +22,21 @@ from chaos.faults.pauses import WorkerHang, WorkerStop, WorkerTerm
 from chaos.faults.points import PointInHandover, PointInRecovery, WorkerSegv
 from chaos.faults.poison import PoisonedCommand
 from chaos.faults.processes import AllWorkersKill, BothKill, StandbyKill, SupervisorKill, WorkerKill
+from chaos.faults.quarantine import Quarantine
 from chaos.faults.recovery import KillInRecovery
 
-__all__ = ["CATALOGUE", "CatalogEntry", "entries", "missing_needs"]
+__all__ = ["CATALOGUE", "CatalogEntry", "Overlap", "entries", "missing_needs"]
 
 ANYWHERE = frozenset({"load", "fuse", "tcmu"})
+TCMU = frozenset({"tcmu"})
+
+
+class Overlap(enum.Enum):
+    """Whether a fault and another one may go on at the same time."""
+
+    NEVER = "never"
+    BELOW = "below"  # another one may strike before it is over
+    BOTH = "both"  # and it may strike before another one is over
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +48,27 @@ class CatalogEntry:
     weight: int
     is_kill: bool = False
     providers: Set[str] = ANYWHERE
+    overlap: Overlap = Overlap.NEVER
 
 
 CATALOGUE: dict[str, CatalogEntry] = {
     entry.fault.kind: entry
     for entry in (
-        CatalogEntry(WorkerKill(), 1000, is_kill=True),
-        CatalogEntry(BothKill(), 4, is_kill=True),
-        CatalogEntry(AllWorkersKill(), 4, is_kill=True),
-        CatalogEntry(KillInRecovery(), 6, is_kill=True),
-        CatalogEntry(WorkerTerm(), 4, is_kill=True),
-        CatalogEntry(WorkerStop(), 4),
-        CatalogEntry(WorkerHang(), 2, is_kill=True),
+        CatalogEntry(WorkerKill(), 1000, is_kill=True, overlap=Overlap.BOTH),
+        CatalogEntry(BothKill(), 4, is_kill=True, overlap=Overlap.BOTH),
+        CatalogEntry(AllWorkersKill(), 4, is_kill=True, overlap=Overlap.BOTH),
+        CatalogEntry(KillInRecovery(), 6, is_kill=True, overlap=Overlap.BOTH),
+        CatalogEntry(WorkerTerm(), 4, is_kill=True, overlap=Overlap.BOTH),
+        CatalogEntry(WorkerStop(), 4, overlap=Overlap.BELOW),
+        CatalogEntry(WorkerHang(), 2, is_kill=True, overlap=Overlap.BOTH),
         CatalogEntry(WorkerSegv(), 200, is_kill=True),
         CatalogEntry(PointInRecovery(), 100, is_kill=True),
         CatalogEntry(PointInHandover(), 50, is_kill=True),
-        CatalogEntry(KillInHandover(), 6),
-        CatalogEntry(KillInCreate(), 3),
-        CatalogEntry(KillInRemove(), 3),
-        CatalogEntry(SupervisorKill(), 6),
-        CatalogEntry(StandbyKill(), 6),
+        CatalogEntry(KillInHandover(), 6, overlap=Overlap.BELOW),
+        CatalogEntry(KillInCreate(), 3, overlap=Overlap.BELOW),
+        CatalogEntry(KillInRemove(), 3, overlap=Overlap.BELOW),
+        CatalogEntry(SupervisorKill(), 6, overlap=Overlap.BOTH),
+        CatalogEntry(StandbyKill(), 6, overlap=Overlap.BOTH),
         CatalogEntry(Oom(), 10, is_kill=True),
         CatalogEntry(TornJournal(), 3, is_kill=True),
         CatalogEntry(FullStateDisk(), 1, is_kill=True),
@@ -64,7 +77,10 @@ CATALOGUE: dict[str, CatalogEntry] = {
         CatalogEntry(BrokenState(), 3),
         CatalogEntry(DamagedState(), 2, is_kill=True),
         CatalogEntry(PoisonedCommand(), 2),
-        CatalogEntry(Reexec(), 3),
+        CatalogEntry(Quarantine(), 2, overlap=Overlap.BELOW),
+        CatalogEntry(Adopt(), 2, providers=TCMU, overlap=Overlap.BELOW),
+        CatalogEntry(Release(), 2, providers=TCMU, overlap=Overlap.BELOW),
+        CatalogEntry(Reexec(), 3, overlap=Overlap.BELOW),
         CatalogEntry(Upgrade(), 1),
         CatalogEntry(UpgradeCut(), 2, is_kill=True),
         CatalogEntry(FullDisk(), 2),

@@ -53,8 +53,7 @@ class KillInHandover:
             was_alive = send(signal.SIGKILL if is_caught else signal.SIGCONT)
         if is_caught and victim == "supervisor":
             process.wait_gone(site.patience_s)
-            site.node.reap_supervisor()
-            site.node.start_supervisor()
+            site.node.restart_supervisor()
         call.join(site.patience_s)
         wait_until(
             lambda: _is_served_since(site, killed_ns), site.patience_s, "service after a hand-over"

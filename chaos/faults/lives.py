@@ -88,19 +88,20 @@ class _Extra:
         """Strikes when the row is in a phase drawn from ``phases``, or as soon as it is past it."""
         victim, wanted = chance.choice(VICTIMS), chance.choice(phases)
         call = _Call(self._node, request)
+        processes = self._processes(victim)
         with ExitStack() as stack:
-            sends = [stack.enter_context(p.held()) for p in self._processes(victim)]
+            sends = [stack.enter_context(p.held()) for p in processes]
             call.start()
             self._wait_phase(wanted, phases, call)
             begun_ns = time.monotonic_ns()
             killed = sum(send(signal.SIGKILL) for send in sends)
             if victim == "workers":
                 killed += self._kill_owner()
-        if victim == "supervisor":
-            self._node.reap_supervisor()
+        for process in processes:
+            process.wait_gone(self._site.patience_s)
         phase = self._phase()
         if victim == "supervisor":
-            self._node.start_supervisor()
+            self._node.restart_supervisor()
         call.join(self._site.patience_s)
         wait_until(self._is_settled, self._site.patience_s, f"device {DEVICE} to be whole or gone")
         served_ns = time.monotonic_ns()

@@ -108,8 +108,8 @@ class Reexec:
         )
         watch.wait_until_it_goes_on()
         served_ns = time.monotonic_ns()
-        wrong = [] if watch.is_same_worker() else ["the worker changed"]
-        if site.node.supervisor() != before:
+        wrong = [] if watch.is_same_worker() or not site.is_alone else ["the worker changed"]
+        if site.is_alone and site.node.supervisor() != before:
             wrong.append("the supervisor is another process")
         watch.wait_for_supervisor()
         done = site.device.journal.read().completed - watch.before.completed
@@ -173,9 +173,7 @@ def _cut(site: Site, victim: str) -> tuple[int, int]:
         killed = int(worker.send(signal.SIGKILL))
     if victim == "worker":
         return killed, 0
-    site.node.supervisor().send(signal.SIGKILL)
-    site.node.reap_supervisor()
-    site.node.start_supervisor()
+    site.node.replace_supervisor()
     wait_until(site.node.is_answering, site.patience_s, "the next supervisor")
     return killed, 1
 

@@ -47,9 +47,10 @@ class WorkerStop:
         after = site.device.journal.read()
         served_ns = time.monotonic_ns()
         wrong = []
-        if still.completed != stopped.completed:
+        if site.is_alone and still.completed != stopped.completed:
             wrong.append(f"{still.completed - stopped.completed} commands completed while stopped")
-        if (after.owner_pid, after.owner_generation) != (still.owner_pid, still.owner_generation):
+        is_same = _owner(after) == _owner(still)
+        if site.is_alone and not is_same:
             wrong.append("a worker that was stopped for a moment was replaced")
         return Landing(
             begun_ns=begun_ns,
@@ -128,6 +129,10 @@ def _worker(site: Site) -> Process:
     if process is None:
         raise RigError(f"the journal names worker {pid}, which is not running")
     return process
+
+
+def _owner(counters: Counters) -> tuple[int, int]:
+    return counters.owner_pid, counters.owner_generation
 
 
 def _is_served_anew(now: Counters, before: Counters, begun_ns: int) -> bool:

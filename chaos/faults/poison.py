@@ -7,6 +7,7 @@ import time
 
 from chaos.faults.base import Landing, Need, Site
 from chaos.faults.environment import Watch
+from chaos.faults.quarantine import QUARANTINE_DEATHS
 from chaos.rig.failpoints import Action
 from chaos.rig.node import wait_until
 from chaos.rig.problem import RigError
@@ -19,7 +20,7 @@ SIZE_BYTES = 1 << 42
 FIRST_BLOCK = (SIZE_BYTES // 2) // BLOCK_BYTES
 BLOCK_CNT = 16
 SECTORS_PER_BLOCK = BLOCK_BYTES // 512
-MOST_DEATHS = 15  # below what quarantines a device
+MOST_DEATHS = QUARANTINE_DEATHS - 1
 
 
 class PoisonedCommand:

@@ -65,13 +65,14 @@ class SupervisorKill:
 
     def inflict(self, site: Site, chance: random.Random) -> Landing:
         before = site.device.journal.read()
-        landed = _killer(site).kill(Kind.SUPERVISOR)
+        landed = _killer(site).kill(Kind.SUPERVISOR, is_worker_kept=site.is_alone)
         served = site.device.journal.read().completed - before.completed
         return Landing(
             begun_ns=landed.killed_ns,
             served_ns=landed.served_ns,
-            has_landed=True,  # the killer raises unless the same worker was adopted
-            evidence=f"worker {before.owner_pid} adopted, {served} commands served meanwhile",
+            has_landed=True,  # the killer raises unless the next one answers
+            evidence=f"worker {before.owner_pid} {'adopted' if site.is_alone else 'served'}, "
+            f"{served} commands served meanwhile",
             supervisors_killed=1,
         )
 
@@ -95,7 +96,8 @@ class StandbyKill:
             lambda: _count_others(site, victim) >= ready, site.patience_s, "the next warm standby"
         )
         after = site.device.journal.read()
-        wrong = () if _is_same_owner(before, after) else ("the serving worker changed",)
+        is_fine = _is_same_owner(before, after) or not site.is_alone
+        wrong = () if is_fine else ("the serving worker changed",)
         return Landing(
             begun_ns=begun_ns,
             served_ns=time.monotonic_ns(),
@@ -112,8 +114,10 @@ class AllWorkersKill:
     needs = SUPERVISED
 
     def inflict(self, site: Site, chance: random.Random) -> Landing:
-        rows = site.node.ask("device.list")
-        journals = {row["name"]: DeviceJournal(site.node.run_dir, row["name"]) for row in rows}
+        names = [site.device.name]
+        if site.is_alone:  # else there may be devices that nobody uses
+            names = [row["name"] for row in site.node.ask("device.list")]
+        journals = {name: DeviceJournal(site.node.run_dir, name) for name in names}
         victims = [*site.node.workers("serving"), *site.node.workers("standby")]
         chance.shuffle(victims)
         aim(site.device.journal.read, site.patience_s)

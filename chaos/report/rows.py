@@ -96,8 +96,12 @@ def tiles(outcome: CampaignOutcome) -> list[Tile]:
         "container restarts": found.container_restarts,
         "kernel complaints": len(outcome.kernel_complaints),
     }
+    overlapping = [Tile("of them overlapping", f"{outcome.overlapped():,}")]
+    if not outcome.is_overlapping:
+        overlapping = []
     return [
         Tile("faults", f"{len(outcome.faults):,}"),
+        *overlapping,
         Tile("workers killed", f"{outcome.worker_kills():,}"),
         Tile("in-flight commands recovered", f"{outcome.in_flight_recovered():,}"),
         Tile("device commands", f"{outcome.commands:,}"),

@@ -34,6 +34,9 @@ def print_summary(outcomes: Sequence[CampaignOutcome], console: Console) -> None
             note = f"  {outcome.name}: said by the kernel, and not so: {line}"
             console.print(note, markup=False, highlight=False)
         problems = outcome.problems()
+        if outcome.is_overlapping:
+            note = f"{outcome.name}: {outcome.overlapped()} faults landed on top of each other"
+            console.print(note, markup=False, highlight=False)
         verdict = "passed" if not problems else "FAILED: " + "; ".join(problems[:SHOWN_LINES])
         console.print(f"{outcome.name}: {verdict}", markup=False, highlight=False)
 

@@ -10,7 +10,7 @@ import enum
 import signal
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,9 +56,7 @@ class LandedKill:
 class Target(Protocol):
     """The installation as the killer sees it (``Node``; a fake in tests)."""
 
-    def supervisor(self) -> Process: ...
-    def start_supervisor(self) -> None: ...
-    def reap_supervisor(self) -> None: ...
+    def replacing_supervisor(self) -> AbstractContextManager[Process]: ...
     def is_answering(self) -> bool: ...
     def has_standby(self) -> bool: ...
 
@@ -102,32 +100,35 @@ class Killer:
         """
         self._wait_until(self._target.has_standby, self._patience_s, "a warm standby")
 
-    def kill(self, kind: Kind, *, is_caught: bool = False) -> LandedKill:
+    def kill(
+        self, kind: Kind, *, is_caught: bool = False, is_worker_kept: bool = True
+    ) -> LandedKill:
         """Kills, starts what systemd would start again, and waits until the device is served.
 
         Args:
             is_caught: the worker is stopped first, and let go on until it is caught with commands
                 in flight: one that is quick, or has little to do, is hardly ever hit otherwise. It
                 dies where it was stopped.
+            is_worker_kept: after a supervisor's death the same worker must serve.
 
         Raises:
             RigError: a victim was not who it should be, or service did not come back.
         """
         if kind is Kind.SUPERVISOR:
-            return self._kill_supervisor()
-        worker = self._worker()
+            return self._kill_supervisor(is_worker_kept=is_worker_kept)
         with ExitStack() as stack:
-            victims = [stack.enter_context(worker.held())]
+            victims = []
             if kind is Kind.BOTH:  # the supervisor first, or it would act on the worker's death
-                victims.insert(0, stack.enter_context(self._target.supervisor().held()))
+                supervisor = stack.enter_context(self._target.replacing_supervisor())
+                victims.append(stack.enter_context(supervisor.held()))
+            worker = self._worker()
+            victims.append(stack.enter_context(worker.held()))
             before = aim(self._read, self._patience_s)
             killed_ns = time.monotonic_ns()
             if is_caught:
                 before, killed_ns = self._catch(worker, victims[-1])
             if not all(send(signal.SIGKILL) for send in victims):
                 raise RigError(f"worker {worker.pid} or its supervisor was gone before the kill")
-        if kind is Kind.BOTH:
-            self._restart_supervisor()
         self._wait_until(
             lambda: self._is_served_by_successor(before.owner_generation, killed_ns),
             self._patience_s,
@@ -158,17 +159,20 @@ class Killer:
             send(signal.SIGCONT)
             aim(self._read, self._patience_s)
 
-    def _kill_supervisor(self) -> LandedKill:
+    def _kill_supervisor(self, *, is_worker_kept: bool) -> LandedKill:
         before = self._read()
-        supervisor = self._target.supervisor()
-        killed_ns = time.monotonic_ns()
-        supervisor.send(signal.SIGKILL)
-        self._restart_supervisor()
+        with self._target.replacing_supervisor() as supervisor:
+            killed_ns = time.monotonic_ns()
+            supervisor.send(signal.SIGKILL)
         self._wait_until(
             self._target.is_answering, self._patience_s, "an answer of the next supervisor"
         )
         after = self._read()
-        if (after.owner_pid, after.owner_generation) != (before.owner_pid, before.owner_generation):
+        is_same = (after.owner_pid, after.owner_generation) == (
+            before.owner_pid,
+            before.owner_generation,
+        )
+        if is_worker_kept and not is_same:
             raise RigError(
                 "the next supervisor did not adopt the worker: "
                 f"pid {before.owner_pid} generation {before.owner_generation} became "
@@ -176,16 +180,17 @@ class Killer:
             )
         return LandedKill(Kind.SUPERVISOR, killed_ns, time.monotonic_ns(), 0, 0)
 
-    def _restart_supervisor(self) -> None:
-        self._target.reap_supervisor()
-        self._target.start_supervisor()
-
     def _worker(self) -> Process:
-        pid = self._read().owner_pid
-        process = Process.of(pid)
-        if process is None:
-            raise RigError(f"the journal names worker {pid}, which is not running")
-        return process
+        """Whoever serves it; when that one has just died, the next one."""
+        found: list[Process] = []
+
+        def is_there() -> bool:
+            process = Process.of(self._read().owner_pid)
+            found.extend([process] if process else [])
+            return bool(found)
+
+        self._wait_until(is_there, self._patience_s, "a worker that the journal names")
+        return found[0]
 
     def _is_served_by_successor(self, generation: int, killed_ns: int) -> bool:
         counters = self._read()

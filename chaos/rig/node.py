@@ -7,19 +7,21 @@ measured.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from chaos.rig.leftovers import take_away_below
-from chaos.rig.problem import REPO, RigError, run, say, venv_program
+from chaos.rig.problem import REPO, Overdue, RigError, run, say, venv_program
 from chaos.rig.process import Process, processes_naming
 from obdsup.errors import ObdError
 from obdsup.state.control import SOCKET_NAME, ControlClient
@@ -28,6 +30,7 @@ __all__ = ["Node", "wait_until"]
 
 FIRST_PAUSE_S = 0.005
 LONGEST_PAUSE_S = 0.1
+DIES_S = 5.0  # a process that was sent SIGKILL
 
 
 def wait_until(
@@ -39,13 +42,13 @@ def wait_until(
     """Waits until it is true.
 
     Raises:
-        RigError: not within the time; names what was waited for.
+        Overdue: not within the time; names what was waited for.
     """
     deadline = time.monotonic() + timeout_s
     pause_s = FIRST_PAUSE_S
     while not predicate():
         if time.monotonic() > deadline:
-            raise RigError(f"{what}: not within {timeout_s:.0f} s")
+            raise Overdue(f"{what}: not within {timeout_s:.0f} s")
         time.sleep(pause_s)  # grows: asking all the time would slow down what is waited for
         pause_s = min(pause_s * 1.5, longest_pause_s)
 
@@ -87,6 +90,7 @@ class Node:
             self._environment["PYTHONPATH"] = str(python_path)
             self._environment["PYTHONSAFEPATH"] = "1"  # else the working directory comes first
         self._supervisor: subprocess.Popen[bytes] | None = None
+        self._replacing = threading.RLock()
         self._control = ControlClient(str(run_dir / SOCKET_NAME), timeout_s=patience_s)
 
     @property
@@ -124,6 +128,36 @@ class Node:
             raise RigError(f"the supervisor ended: {self.log_end()}")
         return process
 
+    @contextlib.contextmanager
+    def replacing_supervisor(self) -> Iterator[Process]:
+        """Gives the supervisor to whoever kills it in the block; then another one is started.
+
+        One at a time: others wait, and find the one that was started.
+
+        Raises:
+            RigError: it ended without having been killed by us.
+        """
+        with self._replacing:
+            process = self.supervisor()
+            try:
+                yield process
+            finally:
+                if process.wait_gone(DIES_S):
+                    self.reap_supervisor()
+                    self.start_supervisor()
+
+    def restart_supervisor(self) -> None:
+        """Starts the next one where the last one was killed; it is reaped first."""
+        with self._replacing:
+            if self.supervisor_process() is None:
+                self.reap_supervisor()
+                self.start_supervisor()
+
+    def replace_supervisor(self) -> None:
+        """SIGKILL of the supervisor, and the next one is started."""
+        with self.replacing_supervisor() as process:
+            process.send(signal.SIGKILL)
+
     def reap_supervisor(self) -> None:
         """Waits for a supervisor that was killed."""
         if self._supervisor is not None:
@@ -135,7 +169,7 @@ class Node:
         try:
             self.ask("status")
         except (ObdError, OSError):
-            self.supervisor()
+            self._require_supervisor()
             return False
         return True
 
@@ -148,8 +182,13 @@ class Node:
         try:
             return int(self.ask("status").get("standbys_ready", 0))
         except (ObdError, OSError):
-            self.supervisor()
+            self._require_supervisor()
             return 0
+
+    def _require_supervisor(self) -> None:
+        """As ``supervisor``, when nobody is replacing it just now."""
+        with self._replacing:
+            self.supervisor()
 
     def workers(self, state: str) -> list[Process]:
         """The worker processes in a state ("standby", "serving", …) as the supervisor sees them.
@@ -199,9 +238,10 @@ class Node:
         Raises:
             RigError: it could not be removed.
         """
-        if self._supervisor is None or Process.of(self._supervisor.pid) is None:
-            self.reap_supervisor()
-            self.start_supervisor()
+        with self._replacing:
+            if self._supervisor is None or Process.of(self._supervisor.pid) is None:
+                self.reap_supervisor()
+                self.start_supervisor()
         wait_until(self.is_answering, self.patience_s, "the supervisor that removes the device")
         if any(row.get("name") == name for row in self.ask("device.list")):
             self.obdsup("device", "remove", name)

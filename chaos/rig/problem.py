@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["REPO", "RigError", "run", "say", "venv_program"]
+__all__ = ["REPO", "Overdue", "RigError", "run", "say", "venv_program"]
 
 INTERRUPTED_TOOL_TIMEOUT_S = 10.0
 REPO = Path(__file__).resolve().parents[2]
@@ -17,6 +17,10 @@ REPO = Path(__file__).resolve().parents[2]
 
 class RigError(Exception):
     """The run can not go on; the message names the step and what the tool said."""
+
+
+class Overdue(RigError):
+    """What was waited for did not come: never excused by what else happened meanwhile."""
 
 
 def say(text: str) -> None:
@@ -60,7 +64,7 @@ def run(
         output, errors = process.communicate(stdin, timeout=timeout_s)
     except subprocess.TimeoutExpired as error:
         process.kill()  # and no wait: a tool that waits for a dead disk can not even be killed
-        raise RigError(f"{what}: {arguments[0]} did not end in {timeout_s:.0f} s") from error
+        raise Overdue(f"{what}: {arguments[0]} did not end in {timeout_s:.0f} s") from error
     except KeyboardInterrupt:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import pytest
 from chaos.rig.counters import Counters
 from chaos.rig.kills import Killer, Kind
 from chaos.rig.node import wait_until
-from chaos.rig.problem import RigError
+from chaos.rig.problem import Overdue, RigError
 from chaos.rig.process import Process
 from tests.conftest import eventually
 
@@ -55,6 +56,12 @@ class FakeNode:
         process = Process.of(self._supervisor.pid)
         assert process is not None
         return process
+
+    @contextlib.contextmanager
+    def replacing_supervisor(self) -> Iterator[Process]:
+        yield self.supervisor()
+        self.reap_supervisor()
+        self.start_supervisor()
 
     def reap_supervisor(self) -> None:
         assert self._supervisor is not None
@@ -180,8 +187,8 @@ def test_journal_that_names_a_dead_worker_is_caught(node: FakeNode) -> None:
     dead.kill()
     dead.communicate()
     stale = replace(node.read(), owner_pid=dead.pid)
-    with pytest.raises(RigError, match="not running"):
-        Killer(node, lambda: stale, wait_until, PATIENCE_S).kill(Kind.WORKER)
+    with pytest.raises(Overdue, match="a worker that the journal names"):
+        Killer(node, lambda: stale, wait_until, 0.2).kill(Kind.WORKER)
 
 
 def test_signal_never_reaches_a_process_that_took_over_the_pid() -> None:
