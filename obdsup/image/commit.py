@@ -8,8 +8,7 @@ from typing import Any
 
 from obdsup.errors import AlreadyServed, ConfigError
 from obdsup.format import lsmt_header, tar_writer
-from obdsup.format.blob import FileBlob
-from obdsup.format.layer import open_content
+from obdsup.format.blob import Blob, FileBlob
 from obdsup.format.lsmt_header import NULL_UUID, parse_uuid
 from obdsup.format.sink import atomic_output
 from obdsup.image import long_call
@@ -147,10 +146,15 @@ def _facts(sources: Sources, options: LayerOptions) -> tuple[str, str, bytes]:
 
 
 def _parent_of_bottom(sources: Sources) -> str:
-    path = sources.lowers[0] if sources.lowers else sources.paths[0]
+    path = sources.paths[0]
     blob = FileBlob(path)
     try:
-        content = open_content(blob)[0]
+        content: Blob = blob
+        if sources.lowers:
+            # with the codecs, which take a while to load
+            from obdsup.format.layer import open_content
+
+            content = open_content(blob)[0]
         area = content.read_at(0, min(content.size, lsmt_header.AREA_BYTES))
         return lsmt_header.decode(area, path, 0).parent_uuid
     finally:

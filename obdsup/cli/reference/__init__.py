@@ -1,0 +1,1 @@
+"""Programs with the names and options of overlaybd's tools: thin, over ``obdsup.image``."""
