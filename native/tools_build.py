@@ -16,7 +16,7 @@ from cffi import FFI
 from obd_build import COMPILE_ARGS, link
 
 HERE = Path(__file__).parent
-LIBRARIES = ["lz4", "zstd", "z", "ext2fs", "com_err"]
+LIBRARIES = ["lz4", "zstd", "z", "ext2fs", "com_err", "archive", "crypto"]
 CDEFS = sorted((HERE / "tools" / "cdef").glob("*.txt"))
 
 

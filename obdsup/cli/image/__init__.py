@@ -9,6 +9,7 @@ import argparse
 from typing import Any
 
 from obdsup.cli.image import (
+    apply,
     commit,
     compact,
     export,
@@ -23,7 +24,7 @@ from obdsup.cli.image import (
 __all__ = ["add_parser"]
 
 # In the order of the help.
-_COMMANDS = (info, verify, export, import_disk, new_upper, commit, seal, compact, merge)
+_COMMANDS = (info, verify, export, import_disk, new_upper, apply, commit, seal, compact, merge)
 
 _GROUP_EXAMPLES = """examples:
   obdsup image info config.v1.json
