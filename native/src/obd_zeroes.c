@@ -31,7 +31,7 @@ int obd_zeroes_init(struct obd_zeroes *zeroes, const char *data_path, const char
 	memcpy(zeroes->path + length, OBD_ZEROES_SUFFIX, sizeof(OBD_ZEROES_SUFFIX));
 	memcpy(zeroes->header, magic, sizeof(magic));
 	obd_put_le32(zeroes->header + VERSION_AT, VERSION);
-	memcpy(zeroes->header + UUID_AT, uuid, OBD_LSMT_UUID_BYTES);
+	memcpy(zeroes->header + UUID_AT, uuid, strnlen(uuid, OBD_LSMT_UUID_BYTES - 1));
 	zeroes->seed = obd_crc32c_raw(0, zeroes->header, sizeof(zeroes->header));
 	zeroes->end = OBD_ZEROES_HEADER_BYTES;
 	return 0;

@@ -14,7 +14,7 @@ damage, and refused; but zeros up to the end of a sector, with good records behi
 appended after the last sync and did not reach the disk, where later ones did: they are read over.
 
 Records whose data is not synced yet follow in a file beside the index file, see ``pending``.
-Sparse writable layers are refused by name. Source: overlaybd-formats 1.6.
+Sparse writable layers: ``sparse_upper``. Source: overlaybd-formats 1.6.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from obdsup.format.lsmt_header import AREA_BYTES, LsmtFlags, LsmtHeader
 from obdsup.format.lsmt_index import Segment
 from obdsup.format.pending import pending_records
 from obdsup.format.segment_map import SegmentMap
+from obdsup.format.sparse_upper import SparseUpper, is_sparse
 from obdsup.format.units import SECTOR_BYTES, Sectors
 
 __all__ = ["Upper", "open_upper"]
@@ -135,17 +136,12 @@ class Upper:
 
 def _read_data_header(data: Blob) -> LsmtHeader:
     header = lsmt_header.decode(data.read_at(0, min(AREA_BYTES, data.size)), data.path, 0)
-    if header.flags & LsmtFlags.SPARSE:
-        raise FormatError(
-            data.path,
-            28,
-            "an append-mode writable layer",
-            "a sparse one",
-            field="flags",
-            hint="commit it with the tool that wrote it; sparse writable layers are not supported",
-        )
     lsmt_header.expect_flags(
-        header, data.path, 0, present=LsmtFlags.HEADER | LsmtFlags.DATA, absent=LsmtFlags.SEALED
+        header,
+        data.path,
+        0,
+        present=LsmtFlags.HEADER | LsmtFlags.DATA,
+        absent=LsmtFlags.SEALED | LsmtFlags.SPARSE,
     )
     return header
 
@@ -162,17 +158,20 @@ def _read_index_header(index: Blob) -> LsmtHeader:
     return header
 
 
-def open_upper(data_path: str, index_path: str) -> Upper:
-    """Opens a pair of files.
+def open_upper(data_path: str, index_path: str) -> Upper | SparseUpper:
+    """Opens a pair of files, of the mode that the data file's header says.
 
     Raises:
         ConfigError: a file is missing or not a file.
-        FormatError: see ``Upper``.
+        FormatError: see ``Upper`` and ``SparseUpper``.
     """
     data = FileBlob(data_path)
     try:
         index = FileBlob(index_path)
         try:
+            head = data.read_at(0, min(AREA_BYTES, data.size))
+            if is_sparse(lsmt_header.decode(head, data.path, 0)):
+                return SparseUpper(data, index)
             return Upper(data, index, is_file=True)
         except BaseException:
             index.close()

@@ -9,16 +9,19 @@ Source: overlaybd-formats 1.6.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import os
 import uuid as uuids
 from collections.abc import Iterable
 
 from obdsup.errors import AlreadyServed, ConfigError
-from obdsup.format import lsmt_header, lsmt_index
+from obdsup.format import lsmt_header, lsmt_index, zeroes
 from obdsup.format.lsmt_header import AREA_BYTES, NULL_UUID, LsmtFlags, LsmtHeader
 from obdsup.format.lsmt_index import MAX_SEGMENT_SECTORS, Segment
 from obdsup.format.sink import atomic_output
+from obdsup.format.sparse_upper import SparseUpper
 from obdsup.format.units import SECTOR_BYTES, Sectors, to_sectors
 from obdsup.format.upper import Upper, open_upper
 
@@ -32,14 +35,18 @@ def create_upper(
     *,
     uuid: str = "",
     parent_uuid: str = NULL_UUID,
+    is_sparse: bool = False,
     may_replace: bool = False,
 ) -> str:
     """Creates an empty pair with one uuid, which it returns; random unless given.
 
     Each file appears whole; a crash between the two leaves one, which never opens as an image.
 
+    Args:
+        is_sparse: sectors have their places in the data file; needs a file system with holes.
+
     Raises:
-        ConfigError: a file exists, the two are one, the size is not whole sectors.
+        ConfigError: a file exists, the two are one, the size is not whole sectors, no holes.
         ObdError: the storage failed.
     """
     to_sectors(virtual_size_bytes, "virtual size")
@@ -48,9 +55,8 @@ def create_upper(
     if os.path.realpath(data_path) == os.path.realpath(index_path):
         raise ConfigError(f"{data_path}: expected two files, data and index, found the same twice")
     uuid = lsmt_header.parse_uuid(uuid) if uuid else str(uuids.uuid4()).upper()
-    data = LsmtHeader(
-        LsmtFlags.HEADER | LsmtFlags.DATA, virtual_size_bytes, uuid=uuid, parent_uuid=parent_uuid
-    )
+    kind = LsmtFlags.HEADER | LsmtFlags.DATA | (LsmtFlags.SPARSE if is_sparse else LsmtFlags(0))
+    data = LsmtHeader(kind, virtual_size_bytes, uuid=uuid, parent_uuid=parent_uuid)
     index = LsmtHeader(
         LsmtFlags.HEADER, virtual_size_bytes, AREA_BYTES, uuid=uuid, parent_uuid=parent_uuid
     )
@@ -59,8 +65,31 @@ def create_upper(
         atomic_output(index_path, may_replace=may_replace) as index_file,
     ):
         data_file.write(lsmt_header.encode(data))
-        index_file.write(lsmt_header.encode(index))
+        if is_sparse:
+            _extend(data_file.fileno(), AREA_BYTES + virtual_size_bytes, data_path)
+        else:
+            index_file.write(lsmt_header.encode(index))
+    if may_replace:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(data_path + zeroes.SUFFIX)  # of the layer that was here: void
     return uuid
+
+
+def _extend(descriptor: int, size: int, path: str) -> None:
+    """One hole up to ``size``; where a file system has none, all of it would pass for data."""
+    try:
+        os.ftruncate(descriptor, size)
+        os.lseek(descriptor, AREA_BYTES, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # no data behind the header
+            return
+        raise ConfigError(
+            f"{path}: can not be extended to {size} bytes: {error.strerror}"
+        ) from error
+    raise ConfigError(
+        f"{path}: expected a file system with holes for a sparse layer, found none",
+        hint="leave --sparse out, or use ext4, xfs, btrfs or tmpfs",
+    )
 
 
 class UpperWriter:
@@ -74,7 +103,11 @@ class UpperWriter:
             ConfigError, FormatError: as of ``open_upper``.
         """
         self._tag = tag
-        self.upper: Upper = open_upper(data_path, index_path)
+        upper = open_upper(data_path, index_path)
+        if isinstance(upper, SparseUpper):
+            upper.close()
+            raise ConfigError(f"{data_path}: is a sparse layer, which SparseWriter writes")
+        self.upper: Upper = upper
         self._data_fd = os.open(data_path, os.O_RDWR | os.O_CLOEXEC)
         self._index_fd = os.open(index_path, os.O_RDWR | os.O_CLOEXEC)
         self._unsynced = bytearray()

@@ -251,5 +251,5 @@ def test_pair_of_two_images_and_sparse_pair_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="uuid"):
         upper_disk(other, index)
     sparse = data[:28] + bytes([0b10011]) + data[29:]
-    with pytest.raises(FormatError, match="sparse"):
+    with pytest.raises(FormatError, match="flags"):
         upper_disk(sparse, index)

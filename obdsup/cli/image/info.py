@@ -10,6 +10,7 @@ from obdsup.cli.image.command import add_command
 from obdsup.cli.image.opening import open_image
 from obdsup.cli.output import print_fields, print_json, size_text
 from obdsup.format import layer
+from obdsup.format.sparse_upper import SparseUpper
 from obdsup.format.units import SECTOR_BYTES
 from obdsup.format.upper import Upper
 
@@ -48,7 +49,7 @@ def _lower_facts(lower: layer.LayerFile) -> dict[str, object]:
     }
 
 
-def _upper_facts(data: str, index: str, upper: Upper) -> dict[str, object]:
+def _upper_facts(data: str, index: str, upper: Upper | SparseUpper) -> dict[str, object]:
     return {
         "data": data,
         "index": index,
