@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import heapq
+import itertools
 import logging
 import os
 import signal
@@ -33,6 +35,7 @@ __all__ = ["WORKERS_GROUP", "EmbeddedSupervisor", "make_options"]
 
 WORKERS_GROUP = "workers"
 POLL_LONGEST_S = 1.0
+LEFT_AT_ONCE = 8  # of what can wait, in a turn that found nothing else to do
 log = logging.getLogger("obdsup.supervisord")
 
 
@@ -133,6 +136,9 @@ class EmbeddedSupervisor(Supervisor):  # type: ignore[misc]
     def __init__(self, options: ServerOptions, on_tick: Callable[[float], None]) -> None:
         super().__init__(options)
         self._calls: deque[Callable[[], None]] = deque()
+        self._left: deque[Callable[[], None]] = deque()
+        self._timed: list[tuple[float, int, Callable[[], None]]] = []  # a heap; loop only
+        self._numbers = itertools.count()
         self._wakeup = _Wakeup()
         self._on_tick = on_tick
         self._next_tick_s = 0.0
@@ -161,6 +167,16 @@ class EmbeddedSupervisor(Supervisor):  # type: ignore[misc]
         if threading.get_ident() != self._loop_thread:
             self._wakeup.wake()
 
+    def call_last(self, call: Callable[[], None]) -> None:
+        """In the loop only: has it make a call when it has nothing better to do, one each turn
+        otherwise. So the ends of many processes are all noticed before anything else is done."""
+        self._left.append(call)
+
+    def call_later(self, delay_s: float, call: Callable[[], None]) -> None:
+        """In the loop only: has it make a call after a while."""
+        due_s = time.monotonic() + delay_s
+        heapq.heappush(self._timed, (due_s, next(self._numbers), call))
+
     def stop(self) -> None:
         """Ends runforever; workers stay as they are."""
         self.call_soon(self._leave)
@@ -188,14 +204,12 @@ class EmbeddedSupervisor(Supervisor):  # type: ignore[misc]
         dispatchers.update(self.get_process_map())
         for fd, dispatcher in dispatchers.items():
             self._guard(self._register, fd, dispatcher)
-        timeout_s = 0.0 if self._calls else POLL_LONGEST_S
-        readable, writable = self.options.poller.poll(timeout_s)
+        readable, writable = self.options.poller.poll(self._longest_s())
         for fd in readable:
             self._handle(fd, dispatchers.get(fd), is_read=True)
         for fd in writable:
             self._handle(fd, dispatchers.get(fd), is_read=False)
-        while self._calls:
-            self._guard(self._calls.popleft())
+        self._make_calls(1 if readable or writable else LEFT_AT_ONCE)
         # Deaths were handled above, by pidfd: transitions always see them.
         for group in list(self.process_groups.values()):
             if isinstance(group, EventListenerPool):
@@ -211,6 +225,23 @@ class EmbeddedSupervisor(Supervisor):  # type: ignore[misc]
         if now >= self._next_tick_s:
             self._next_tick_s = now + POLL_LONGEST_S
             self._guard(self._on_tick, now)
+
+    def _longest_s(self) -> float:
+        """How long the poll may wait."""
+        if self._calls or self._left:
+            return 0.0
+        if not self._timed:
+            return POLL_LONGEST_S
+        return min(max(self._timed[0][0] - time.monotonic(), 0.0), POLL_LONGEST_S)
+
+    def _make_calls(self, left_at_most: int) -> None:
+        now = time.monotonic()
+        while self._timed and self._timed[0][0] <= now:
+            self._guard(heapq.heappop(self._timed)[2])
+        while self._calls:
+            self._guard(self._calls.popleft())
+        for _ in range(min(left_at_most, len(self._left))):
+            self._guard(self._left.popleft())
 
     def _register(self, fd: int, dispatcher: Any) -> None:
         poller = self.options.poller

@@ -14,7 +14,7 @@ import os
 import random
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,9 @@ __all__ = ["Fleet", "FleetHooks"]
 CONNECT_RETRY_S = 0.005
 # More at once would only slow each other down, and with them the take-overs that wait for one.
 STARTS_AT_ONCE = max(2, os.cpu_count() or 1)
+# Workers lost so soon after one another are a rush: devices go on what is there, and no worker is
+# started meanwhile unless one waits for it. Each start holds the interpreter and a processor.
+RUSH_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,8 @@ class Fleet:
         self._changed = threading.Condition()
         self._workers: dict[str, Worker] = {}
         self._waiting: Counter[str] = Counter()  # threads in acquire, by release path
+        self._is_replenish_asked = self._is_put_off = False
+        self._lost_s: deque[float] = deque([0.0, 0.0], maxlen=2)  # monotonic: the last two deaths
         self._urgent_s = 0.0  # monotonic: the last time a device that nobody serves asked
         self._releases = {"": own_release()}  # those asked for so far, by path
         self._extra: dict[str, int] = {}  # standbys wanted of other releases, by path
@@ -223,7 +228,7 @@ class Fleet:
                 hint=f"see the logs in {self._settings.log_dir}",
                 device=device,
             )
-        self._loop.call_soon(self._replenish)
+        self.replenish_soon()
         self._changed.wait(min(left, 0.25))
 
     def _choose(
@@ -396,13 +401,23 @@ class Fleet:
         self._starter.note_number(worker_id)
 
     def replenish_soon(self) -> None:
-        """Starts standbys up to the number wanted, in the loop."""
-        self._loop.call_soon(self._replenish)
+        """Starts standbys up to the number wanted, in the loop; when many workers were lost just
+        now, after a moment."""
+        if not self._is_replenish_asked:
+            self._is_replenish_asked = True
+            self._loop.call_soon(self._replenish)
 
     def _replenish(self) -> None:
         """Starts as many as are wanted and not under way, a few at a time."""
+        self._is_replenish_asked = False
         now = time.monotonic()
+        before_s, last_s = self._lost_s
         with self._changed:
+            if now - before_s < RUSH_S and not self._waiting.total():
+                if not self._is_put_off:
+                    self._is_put_off = True
+                    self._loop.call_later(last_s + RUSH_S - now, self._rush_over)
+                return
             starting = Counter(
                 worker.release_path
                 for worker in self._workers.values()
@@ -426,6 +441,10 @@ class Fleet:
                     )
                     self._start_failed(path)
                     break
+
+    def _rush_over(self) -> None:
+        self._is_put_off = False
+        self._replenish()
 
     def trim(self) -> None:
         """Stops standbys beyond the number wanted: left over from many devices lost at once, or
@@ -462,13 +481,15 @@ class Fleet:
             return
         worker.exited_s = time.monotonic()
         was_starting = worker.state is WorkerState.STARTING
+        if worker.state is WorkerState.SERVING:
+            self._lost_s.append(worker.exited_s)
         is_oom = self._cgroups.has_oom(worker.id)
         death = worker.death = judge_death(exit_status, is_hung=worker.is_hung, is_oom=is_oom)
         worker.has_exited.set()
         self._step(worker, WorkerEvent.EXITED)  # tells the devices first of all
         # The rest can wait until the loop has told the devices of all who died with this one.
         expected = not was_starting and exit_status == 0  # 0: it had let go of all it served
-        self._loop.call_soon(
+        self._loop.call_last(
             lambda: self._bury(
                 process, worker, death, is_expected=expected, was_starting=was_starting
             )
