@@ -10,7 +10,7 @@ PACKAGES=(
   libext2fs-dev libarchive-dev libssl-dev zlib1g-dev erofs-utils                           # image tools
   fuse3 e2fsprogs util-linux kmod cpio xz-utils iproute2 procps psmisc                     # devices, guest
   runc busybox-static qemu-system-x86 fio sqlite3 systemd                                  # containers, guest, load
-  clang clang-format libclang-rt-14-dev spin valgrind                                           # checks, fuzzing, model
+  clang clang-format libclang-rt-14-dev spin valgrind                                      # checks, fuzzing, model
   dmsetup xfsprogs                                                                         # power loss
 )
 

@@ -2,12 +2,12 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "obd_err.h"
 
-#define FANOUT_SHIFT 3u
-#define FANOUT	     (1u << FANOUT_SHIFT)
-#define LINE_BYTES   64u
+#define LINE_BYTES 64u
+#define HUGE_BYTES ((size_t)2 << 20)
 
 /* Appends the parts of *low's segments in [low_from, until), consuming what ends there. */
 static size_t take_below(struct obd_segment_list *low, uint64_t low_from, uint64_t until,
@@ -64,50 +64,104 @@ static int merge_two(struct obd_segment_list *low, struct obd_segment_list *high
 	return 0;
 }
 
-static uint64_t key_of(const struct obd_index *index, uint32_t level, size_t i)
-{
-	if (level == 0)
-		return i < index->segment_cnt ? obd_segment_offset(index->segments[i]) : UINT64_MAX;
-	return index->level[level - 1][i];
-}
-
 static size_t nodes_above(size_t cnt)
 {
-	return (cnt + FANOUT - 1) >> FANOUT_SHIFT;
+	return (cnt + OBD_INDEX_FANOUT - 1) / OBD_INDEX_FANOUT;
 }
 
-/* Level k holds the first key of each node of level k-1, padded to whole nodes with the maximum. */
-static int build_tree(struct obd_index *index)
+int obd_index_reserve(struct obd_index *index, size_t cnt)
 {
-	size_t total = 0;
-	size_t cnt = index->segment_cnt;
-	uint64_t *at;
+	size_t groups = (cnt + OBD_INDEX_GROUP - 1) / OBD_INDEX_GROUP;
+	size_t slots = groups * OBD_INDEX_GROUP;
+	size_t bytes = slots * sizeof(*index->segments);
+	void *memory;
 
-	index->levels = 0;
-	while (cnt > FANOUT) {
-		cnt = nodes_above(cnt);
-		total += nodes_above(cnt) << FANOUT_SHIFT;
+	memset(index, 0, sizeof(*index));
+	if (!cnt)
+		return 0;
+	/* a large page is one miss of the TLB where small ones are two of memory */
+	if (posix_memalign(&memory, bytes < HUGE_BYTES ? LINE_BYTES : HUGE_BYTES, bytes))
+		return OBD_E_NOMEM;
+	index->segments = memory;
+	if (bytes >= HUGE_BYTES)
+		madvise(index->segments, bytes, MADV_HUGEPAGE);
+	for (size_t i = cnt; i < slots; i++)
+		index->segments[i] = (struct obd_segment){.low = OBD_SEGMENT_OFFSET_MASK};
+	index->segment_cnt = cnt;
+	return 0;
+}
+
+static void put_key(const struct obd_index *index, uint8_t *level, size_t i, uint64_t key)
+{
+	if (index->is_wide)
+		((uint64_t *)level)[i] = key;
+	else
+		((uint32_t *)level)[i] = (uint32_t)key; /* the maximum, cut, is the maximum */
+}
+
+/*
+ * Slot i of a node holds the first offset of child i + 1, the last slot the maximum: so the number
+ * of keys not above an lba is the child to go to. Level k stands over the nodes of level k - 1.
+ */
+static void fill_level(struct obd_index *index, uint32_t level, size_t children, size_t slots)
+{
+	size_t step = OBD_INDEX_GROUP; /* segments from one child to the next */
+
+	for (uint32_t below = 0; below < level; below++)
+		step *= OBD_INDEX_FANOUT;
+	for (size_t i = 0; i < slots; i++) {
+		bool is_last = (i + 1) % OBD_INDEX_FANOUT == 0 || i + 1 >= children;
+
+		put_key(index, index->level[level], i,
+			is_last ? UINT64_MAX : obd_segment_offset(index->segments[(i + 1) * step]));
+	}
+}
+
+int obd_index_build(struct obd_index *index)
+{
+	size_t groups = (index->segment_cnt + OBD_INDEX_GROUP - 1) / OBD_INDEX_GROUP;
+	size_t key_bytes;
+	size_t total = 0;
+	uint8_t *at;
+
+	index->path = obd_index_best_path();
+	if (index->segment_cnt)
+		index->end = obd_segment_end(index->segments[index->segment_cnt - 1]);
+	index->is_wide = index->end >= UINT32_MAX;
+	key_bytes = index->is_wide ? sizeof(uint64_t) : sizeof(uint32_t);
+	for (size_t cnt = groups; cnt > 1; cnt = nodes_above(cnt)) {
+		total += nodes_above(cnt) * OBD_INDEX_FANOUT * key_bytes;
 		index->levels++;
 	}
-	index->key_cnt = total;
 	if (!total)
 		return 0;
-	index->keys = aligned_alloc(LINE_BYTES, total * sizeof(*index->keys));
+	index->keys = aligned_alloc(LINE_BYTES, total);
 	if (!index->keys)
 		return OBD_E_NOMEM;
+	index->key_bytes = total;
 	at = index->keys;
-	cnt = index->segment_cnt;
 	for (uint32_t level = 0; level < index->levels; level++) {
-		size_t nodes = nodes_above(cnt);
-		size_t padded = nodes_above(nodes) << FANOUT_SHIFT;
+		size_t slots = nodes_above(groups) * OBD_INDEX_FANOUT;
 
 		index->level[level] = at;
-		for (size_t i = 0; i < padded; i++)
-			at[i] = i < nodes ? key_of(index, level, i << FANOUT_SHIFT) : UINT64_MAX;
-		at += padded;
-		cnt = nodes;
+		fill_level(index, level, groups, slots);
+		at += slots * key_bytes;
+		groups = nodes_above(groups);
 	}
 	return 0;
+}
+
+/* The tree over a list, which is copied: what it is in may be larger than it, and is not aligned.
+ */
+static int init_from(struct obd_index *index, const struct obd_segment_list *list)
+{
+	int rc = obd_index_reserve(index, list->cnt);
+
+	if (rc)
+		return rc;
+	if (list->cnt)
+		memcpy(index->segments, list->segments, list->cnt * sizeof(*index->segments));
+	return obd_index_build(index);
 }
 
 int obd_index_init(struct obd_index *index, struct obd_segment_list *lists, size_t list_cnt)
@@ -136,12 +190,8 @@ int obd_index_init(struct obd_index *index, struct obd_segment_list *lists, size
 			lists[i].segments = NULL;
 		list_cnt = kept;
 	}
-	if (!rc && list_cnt) {
-		index->segments = lists[0].segments;
-		index->segment_cnt = lists[0].cnt;
-		lists[0].segments = NULL;
-		rc = build_tree(index);
-	}
+	if (!rc && list_cnt)
+		rc = init_from(index, &lists[0]);
 	for (size_t i = 0; i < list_cnt; i++)
 		free(lists[i].segments);
 	if (rc)
@@ -156,28 +206,7 @@ void obd_index_deinit(struct obd_index *index)
 	memset(index, 0, sizeof(*index));
 }
 
-size_t obd_index_find(const struct obd_index *index, uint64_t lba)
-{
-	size_t node = 0;
-	size_t at;
-
-	for (uint32_t level = index->levels; level-- > 0;) {
-		const uint64_t *keys = index->level[level] + (node << FANOUT_SHIFT);
-		size_t below = 0;
-
-		for (uint32_t i = 0; i < FANOUT; i++)
-			below += keys[i] <= lba;
-		/* before the first key: its node, where the scan stops at once */
-		node = (node << FANOUT_SHIFT) + below - (below != 0);
-	}
-	at = node << FANOUT_SHIFT;
-	while (at < index->segment_cnt && obd_segment_end(index->segments[at]) <= lba)
-		at++;
-	return at;
-}
-
 uint64_t obd_index_memory_bytes(const struct obd_index *index)
 {
-	return index->segment_cnt * sizeof(*index->segments) +
-	       index->key_cnt * sizeof(*index->keys);
+	return index->segment_cnt * sizeof(*index->segments) + index->key_bytes;
 }
