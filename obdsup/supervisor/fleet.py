@@ -51,6 +51,7 @@ STARTS_AT_ONCE = max(2, os.cpu_count() or 1)
 # Workers lost so soon after one another are a rush: devices go on what is there, and no worker is
 # started meanwhile unless one waits for it. Each start holds the interpreter and a processor.
 RUSH_S = 0.2
+FRESH_S = 1.0  # a worker that was given a device so lately is not one of those that just died
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +200,8 @@ class Fleet:
                         self._urgent_s = time.monotonic()
                     if found is not None:
                         found.step(WorkerEvent.ASSIGNED)
+                        found.assigned_s = time.monotonic()
+                        self._changed.notify_all()  # others may go there as well
                         found.devices.add(device)
                         found.coming.add(device)
                         break
@@ -249,12 +252,16 @@ class Fleet:
             )
         ]
         seats = (self._seat(worker) for worker in could)
-        found = placement.choose(lodger, seats, is_warm=is_warm, may_crowd=is_urgent)
+        is_rush = time.monotonic() - self._lost_s[0] < RUSH_S
+        found = placement.choose(
+            lodger, seats, is_warm=is_warm, may_crowd=is_urgent, is_rush=is_rush
+        )
         return self._workers[found] if found is not None else None
 
     def _seat(self, worker: Worker) -> Seat:
         lodgers = tuple(self._hooks.lodger(name) for name in sorted(worker.devices))
-        return Seat(worker.id, lodgers, worker.is_warm, worker.is_settled)
+        is_fresh = time.monotonic() - worker.assigned_s < FRESH_S
+        return Seat(worker.id, lodgers, worker.is_warm, worker.is_settled, is_fresh)
 
     def open_image(self, device: str, image: dict[str, object]) -> dict[str, Any]:
         """Has a standby open an image and returns what it says: size_bytes, is_writable.

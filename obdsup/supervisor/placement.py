@@ -33,6 +33,7 @@ class Seat:
     lodgers: tuple[Lodger, ...] = ()  # those it serves; none: a standby
     is_warm: bool = True  # has all images open
     is_settled: bool = False  # closed the images of others: not for a crowd
+    is_fresh: bool = True  # was given a device just now, so it did not die with others before
 
     @property
     def has_suspect(self) -> bool:
@@ -50,7 +51,12 @@ def _has_room(seat: Seat, lodger: Lodger) -> bool:
 
 
 def choose(
-    lodger: Lodger, seats: Iterable[Seat], *, is_warm: bool = False, may_crowd: bool = False
+    lodger: Lodger,
+    seats: Iterable[Seat],
+    *,
+    is_warm: bool = False,
+    may_crowd: bool = False,
+    is_rush: bool = False,
 ) -> str | None:
     """The worker that gets the device, or None: wait for another.
 
@@ -59,6 +65,7 @@ def choose(
         seats: workers of its release.
         is_warm: a standby will do only if it has all images open.
         may_crowd: nobody serves it now: better in a crowd than not at all.
+        is_rush: many workers are dying: one that is not fresh may be among them, not yet noticed.
     """
     seats = list(seats)
     roomy = [seat for seat in seats if seat.lodgers and _has_room(seat, lodger)]
@@ -69,7 +76,12 @@ def choose(
         return max(free, key=lambda seat: seat.is_warm).worker_id
     if may_crowd and not lodger.is_suspect:
         crowds = [
-            seat for seat in seats if seat.lodgers and not seat.is_settled and not seat.has_suspect
+            seat
+            for seat in seats
+            if seat.lodgers
+            and not seat.is_settled
+            and not seat.has_suspect
+            and (seat.is_fresh or not is_rush)
         ]
         if crowds:
             return min(crowds, key=lambda seat: (not seat.is_warm, len(seat.lodgers))).worker_id

@@ -34,6 +34,7 @@ class Worker:
     is_warm: bool = False  # every image known when it got ready is open
     is_settled: bool = False  # closed the images of the devices it does not serve
     started_s: float = field(default_factory=time.monotonic)
+    assigned_s: float = 0.0  # monotonic: the last time it was given a device
     exited_s: float = 0.0  # monotonic, when the supervisor noticed
     is_hung: bool = False  # fenced because it did not move
     death: Death | None = None  # set before ``has_exited`` and before its devices are told

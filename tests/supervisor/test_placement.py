@@ -52,6 +52,16 @@ def test_in_an_emergency_devices_crowd_where_fewest_are() -> None:
     assert choose(ALONE, [SETTLED], may_crowd=True) is None
 
 
+def test_in_a_rush_devices_crowd_only_where_others_went_just_now() -> None:
+    """The rest may have died with their workers, and that is not noticed yet."""
+    old = Seat("old", (Lodger("a"),), is_fresh=False)
+    fresh = Seat("fresh", (Lodger("b"), Lodger("c")))
+    assert choose(ALONE, [old, fresh], may_crowd=True, is_rush=True) == "fresh"
+    assert choose(ALONE, [old], may_crowd=True, is_rush=True) is None
+    assert choose(ALONE, [old, fresh], may_crowd=True) == "old"
+    assert choose(ALONE, [old, STANDBY], may_crowd=True, is_rush=True) == "warm"
+
+
 def test_suspects_are_alone() -> None:
     sharing = Lodger("new", per_worker=9, is_suspect=True)
     roomy = Seat("roomy", (Lodger("a", per_worker=9),))
