@@ -178,7 +178,7 @@ def test_ext4_on_the_loop_device_survives_kills_of_the_engine(disk: Disk, tmp_pa
                 ["fio", "--name=v", f"--filename={target}/f", "--size=16M", "--bs=4k",
                  "--rw=randwrite", "--verify=crc32c", "--do_verify=1", "--direct=1", "--loops=3",
                  "--ioengine=libaio", "--iodepth=16", "--verify_fatal=1", "--minimal"],
-                stdout=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL, cwd=tmp_path,  # where it leaves the state of its check
             )  # fmt: skip
             kills = 0
             while fio.poll() is None and kills < 20:
