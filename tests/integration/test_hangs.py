@@ -28,13 +28,11 @@ from tests.integration.test_corrupt_block import BLOCKS, make_image, read_blocks
 from tests.integration.test_supervisor import (
     commands_go_on,
     create,
-    image,
     is_served_by_another,
     stop_with_commands_in_flight,
     verified,
 )
 
-__all__ = ["image"]
 pytestmark = [pytest.mark.integration]
 
 LIMIT_S = 1.5

@@ -13,12 +13,9 @@ from tests.integration.service import Service
 from tests.integration.test_supervisor import (
     commands_go_on,
     create,
-    image,
     is_served_by_another,
     verified,
 )
-
-__all__ = ["image"]
 
 pytestmark = [pytest.mark.integration]
 
