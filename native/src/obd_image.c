@@ -252,6 +252,31 @@ int obd_image_read(struct obd_image *image, uint64_t lba, uint32_t sector_cnt,
 	return rc;
 }
 
+bool obd_image_may_hold_data(struct obd_image *image, uint64_t lba, uint32_t sector_cnt)
+{
+	const struct obd_index *index = &image->lowers;
+	uint64_t end = lba + sector_cnt;
+	struct obd_segment segments[64];
+	size_t cnt = 0;
+
+	if (image->upper)
+		cnt = obd_upper_collect(image->upper, lba, end, segments, 64);
+	if (cnt > 64)
+		return true;
+	for (size_t i = 0; i < cnt; i++)
+		if (!obd_segment_zeroed(segments[i]))
+			return true;
+	if (cnt == 1 && obd_segment_length(segments[0]) == sector_cnt)
+		return false; /* zeros over whatever is below */
+	for (size_t i = obd_index_find(index, lba); i < index->segment_cnt; i++) {
+		if (obd_segment_offset(index->segments[i]) >= end)
+			return false;
+		if (!obd_segment_zeroed(index->segments[i]))
+			return true;
+	}
+	return false;
+}
+
 static int need_upper(const struct obd_image *image, struct obd_errinfo *info)
 {
 	return image->upper ? 0 : obd_fail(info, OBD_E_READONLY, NULL, "image without upper");

@@ -61,6 +61,9 @@ int obd_image_read(struct obd_image *image, uint64_t lba, uint32_t sector_cnt,
 		   const struct iovec *iov, uint32_t iov_cnt, uint32_t flags,
 		   struct obd_errinfo *info);
 
+/* False: [lba, lba + sector_cnt) reads as zeros. True: it may hold data. Reads nothing. */
+bool obd_image_may_hold_data(struct obd_image *image, uint64_t lba, uint32_t sector_cnt);
+
 /*
  * Becomes the writer. reserved points to the append high-water mark in the journal (or to a
  * plain variable): a byte offset in the upper's data file. Appending starts at

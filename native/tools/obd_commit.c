@@ -137,9 +137,9 @@ static void close_sources(struct sources *sources)
 	free(sources);
 }
 
-static int write_layer(struct obd_sealed *sealed, const struct obd_output *output,
-		       const struct obd_zfile_options *zfile, struct obd_progress *progress,
-		       struct obd_errinfo *info, struct obd_committed *ret)
+int obd_commit_store(struct obd_sealed *sealed, const struct obd_output *output,
+		     const struct obd_zfile_options *zfile, struct obd_progress *progress,
+		     struct obd_errinfo *info, struct obd_committed *ret)
 {
 	struct obd_zfile_written written = {0};
 	int rc;
@@ -199,7 +199,7 @@ int obd_commit(const struct obd_commit_spec *spec, int out_fd, const char *out_p
 				     sources->merged.segment_cnt, tags, &source, info);
 	}
 	if (!rc) {
-		rc = write_layer(&sealed, &output, &spec->zfile, progress, info, &done);
+		rc = obd_commit_store(&sealed, &output, &spec->zfile, progress, info, &done);
 		obd_sealed_deinit(&sealed);
 	}
 	if (!rc) {

@@ -10,6 +10,7 @@
 
 #include "obd_err.h"
 #include "obd_progress.h"
+#include "obd_sealed_write.h"
 #include "obd_zfile_write.h"
 
 struct obd_commit_spec {
@@ -47,5 +48,10 @@ struct obd_committed {
 int obd_commit(const struct obd_commit_spec *spec, int out_fd, const char *out_path,
 	       uint64_t base_bytes, struct obd_progress *progress, struct obd_errinfo *info,
 	       struct obd_committed *ret);
+
+/* Writes a layer that is made already; of *ret all but the virtual size. */
+int obd_commit_store(struct obd_sealed *sealed, const struct obd_output *output,
+		     const struct obd_zfile_options *zfile, struct obd_progress *progress,
+		     struct obd_errinfo *info, struct obd_committed *ret);
 
 #endif
