@@ -6,7 +6,7 @@ import signal
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["Cause", "Death", "judge_death"]
+__all__ = ["Cause", "Death", "Hang", "judge_death"]
 
 
 class Cause(Enum):
@@ -20,8 +20,16 @@ class Cause(Enum):
     UNKNOWN = "unknown"  # adopted: its status went to the supervisor that started it
 
 
-_BLAMED = frozenset({Cause.CRASHED, Cause.OOM, Cause.HUNG})
+_BLAMED = frozenset({Cause.CRASHED, Cause.OOM})
 _FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+
+
+@dataclass(frozen=True, slots=True)
+class Hang:
+    """Why we killed a worker that did not move."""
+
+    kind: str  # engine, thread, control, stopped, dropped
+    is_blamed: bool  # what it was executing may have caused it
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +38,17 @@ class Death:
 
     cause: Cause
     exit_status: int | None
+    hang: Hang | None = None  # of HUNG
 
     @property
     def is_blamed(self) -> bool:
-        """A command that was executing may have caused it: a kill from outside says nothing."""
-        return self.cause in _BLAMED
+        """A command that was executing may have caused it: a kill from outside says nothing, nor
+        does a hang that no command can cause."""
+        return self.hang.is_blamed if self.hang is not None else self.cause in _BLAMED
 
     def __str__(self) -> str:
+        if self.hang is not None:
+            return f"{self.cause.value} ({self.hang.kind})"
         if self.exit_status is None or self.exit_status == 0:
             return self.cause.value
         if self.exit_status > 0:
@@ -48,17 +60,17 @@ class Death:
         return f"{self.cause.value} ({name})"
 
 
-def judge_death(exit_status: int | None, *, is_hung: bool, is_oom: bool) -> Death:
+def judge_death(exit_status: int | None, *, hang: Hang | None = None, is_oom: bool) -> Death:
     """What a death was.
 
     Args:
         exit_status: as waitstatus_to_exitcode gives it; None when somebody else was told.
-        is_hung: we killed it for a hang.
+        hang: what we killed it for, if we did.
         is_oom: the kernel's count of out-of-memory kills of its cgroup grew.
     """
-    if is_hung:
-        cause = Cause.HUNG
-    elif is_oom:
+    if hang is not None:
+        return Death(Cause.HUNG, exit_status, hang)
+    if is_oom:
         cause = Cause.OOM
     elif exit_status is None:
         cause = Cause.UNKNOWN

@@ -76,6 +76,10 @@ _SEEN: dict[str, Text] = {
         "a worker hung while it served it: it was killed, another took over",
         "if it comes again, report the worker's log: a hang is a bug",
     ),
+    "worker.hung": Text(
+        "the control thread of its worker hung: it was killed, another took over",
+        "if it comes again, report the worker's log: no command is the cause",
+    ),
     "device.slow": Text(
         "its storage answered slowly: commands waited for it, the worker did not hang",
         "look at the disk, network file system or registry its image is on",

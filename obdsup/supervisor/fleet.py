@@ -29,7 +29,7 @@ from obdsup.state.messages import UNKNOWN_VERSION
 from obdsup.state.process import ProcessIdentity
 from obdsup.supervisor import placement
 from obdsup.supervisor.backoff import Backoff
-from obdsup.supervisor.death import Cause, Death, judge_death
+from obdsup.supervisor.death import Cause, Death, Hang, judge_death
 from obdsup.supervisor.embedding import EmbeddedSupervisor
 from obdsup.supervisor.event_log import EventLog
 from obdsup.supervisor.placement import Lodger, Seat
@@ -336,15 +336,15 @@ class Fleet:
             worker.is_settled, worker.is_warm = True, False
         self._warming.close_others(worker)
 
-    def fence(self, worker: Worker, reason: str, *, is_hang: bool = False) -> bool:
+    def fence(self, worker: Worker, reason: str, hang: Hang | None = None) -> bool:
         """SIGKILL and wait until the process is proven dead; False: it is stuck in the kernel.
 
         Args:
             worker: which one.
             reason: for the event.
-            is_hang: it did not move: what it was executing is to blame for its death.
+            hang: it did not move.
         """
-        worker.is_hung = worker.is_hung or is_hang
+        worker.hang = worker.hang or hang
         self._events.emit(
             "worker.fenced", worker.device, level=logging.WARNING, worker=worker.id,
             pid=worker.identity.pid, reason=reason,
@@ -491,7 +491,7 @@ class Fleet:
         if worker.state is WorkerState.SERVING:
             self._lost_s.append(worker.exited_s)
         is_oom = self._cgroups.has_oom(worker.id)
-        death = worker.death = judge_death(exit_status, is_hung=worker.is_hung, is_oom=is_oom)
+        death = worker.death = judge_death(exit_status, hang=worker.hang, is_oom=is_oom)
         worker.has_exited.set()
         self._step(worker, WorkerEvent.EXITED)  # tells the devices first of all
         # The rest can wait until the loop has told the devices of all who died with this one.
@@ -516,11 +516,12 @@ class Fleet:
             self._changed.notify_all()
         worker.link.close()
         status = death.exit_status
+        hang = {"hang": death.hang.kind} if death.hang is not None else {}
         self._events.emit(
             "worker.stopped" if is_expected else "worker.lost", worker.device,
             level=logging.INFO if is_expected else logging.WARNING, worker=worker.id,
             pid=worker.identity.pid, status="unknown" if status is None else status,
-            cause=death.cause.value,
+            cause=death.cause.value, **hang,
         )  # fmt: skip
         if death.cause is Cause.OOM:
             self._events.emit(

@@ -99,6 +99,12 @@ class Judgement:
     slot: int | None = None  # the command's
     is_from_outside: bool = False
 
+    @property
+    def hang_kind(self) -> str:
+        """One word for what hangs: stopped, engine, thread or control."""
+        is_stopped = self.is_from_outside and self.verdict is not Verdict.HUNG_CONTROL
+        return "stopped" if is_stopped else self.verdict.value.removeprefix("hung ")
+
 
 @dataclass(frozen=True, slots=True)
 class _Command:

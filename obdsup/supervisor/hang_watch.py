@@ -15,6 +15,7 @@ from dataclasses import asdict
 
 from obdsup.errors import ObdError
 from obdsup.supervisor.control_server import Operation
+from obdsup.supervisor.death import Hang
 from obdsup.supervisor.devices import Devices
 from obdsup.supervisor.event_log import EventLog
 from obdsup.supervisor.fleet import Fleet
@@ -189,14 +190,16 @@ class HangWatch:
 
     def _fence(self, worker: Worker, name: str, finding: Finding) -> None:
         judgement = finding.judgement
-        self._tell("device.hung" if name else "worker.hung", name, worker, finding)
+        self._tell("device.hung" if name else "worker.hung", name or worker.device, worker, finding)
         is_blamed, reason = not judgement.is_from_outside, judgement.reason
+        kind = judgement.hang_kind
         if is_blamed and judgement.verdict is Verdict.HUNG_ENGINE:
             dropped = self._why_dropped(worker, name)
             is_blamed, reason = not dropped, dropped or reason
+            kind = "dropped" if dropped else kind
         try:
             text = f"{judgement.verdict.value} for {judgement.age_s:.1f} s: {reason}"
-            self._fleet.fence(worker, text, is_hang=is_blamed)
+            self._fleet.fence(worker, text, Hang(kind, is_blamed))
         finally:
             self._fencing.discard(worker.id)
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 
 from obdsup.state.process import ProcessIdentity
-from obdsup.supervisor.death import Death
+from obdsup.supervisor.death import Death, Hang
 from obdsup.supervisor.worker_link import WorkerLink
 from obdsup.supervisor.worker_machine import WorkerAction, WorkerEvent, WorkerState, step
 
@@ -36,7 +36,7 @@ class Worker:
     started_s: float = field(default_factory=time.monotonic)
     assigned_s: float = 0.0  # monotonic: the last time it was given a device
     exited_s: float = 0.0  # monotonic, when the supervisor noticed
-    is_hung: bool = False  # fenced because it did not move
+    hang: Hang | None = None  # it is fenced because it did not move
     death: Death | None = None  # set before ``has_exited`` and before its devices are told
     has_exited: threading.Event = field(default_factory=threading.Event)
 

@@ -71,7 +71,18 @@ def looks(service: Service, name: str) -> dict[str, Any]:
     return dict(asked["devices"].get(name) or {})
 
 
-def demand_taken_over(service: Service, pid: int, verdict: str, reason: str) -> dict[str, Any]:
+def tells_of_hang(service: Service, pid: int, kind: str) -> None:
+    """Events, the device and its explanation name the hang."""
+    assert service.show("a")["last_takeover"]["cause"] == f"worker hung ({kind})"
+    (lost,) = (row for row in events(service, "worker.lost") if row["pid"] == pid)
+    assert (lost["cause"], lost["hang"]) == ("hung", kind)
+    explained = service.call("device", "explain", "a")
+    assert any("hung" in why for why in explained["why"]), explained
+
+
+def demand_taken_over(
+    service: Service, pid: int, verdict: str, reason: str, kind: str
+) -> dict[str, Any]:
     """Another worker serves, one hang was reported, and the load saw nothing of it."""
     eventually(lambda: is_served_by_another(service, pid), 60)
     commands_go_on(service)
@@ -81,6 +92,7 @@ def demand_taken_over(service: Service, pid: int, verdict: str, reason: str) -> 
     assert reason in rows[0]["reason"], rows
     assert service.show("a")["takeovers"] == 1
     assert service.show("a")["resets"] == 0
+    tells_of_hang(service, pid, kind)
     verified(service)
     return rows[0]
 
@@ -89,7 +101,7 @@ def test_a_stopped_worker_is_replaced(start: Start, image: Path) -> None:
     service = start("load")
     create(service, image)
     pid = stop_with_commands_in_flight(service, str(service.show("a")["journal"]))
-    demand_taken_over(service, pid, "hung engine", "stopped")
+    demand_taken_over(service, pid, "hung engine", "stopped", "stopped")
 
 
 @pytest.mark.parametrize(
@@ -109,7 +121,9 @@ def test_an_endless_loop_in_c_is_found(
     pid = service.worker_pid("a")
     points.arm(point, Action.SPIN)
     assert points.wait(30).pid == pid
-    row = demand_taken_over(service, pid, verdict, "runs without end")
+    row = demand_taken_over(
+        service, pid, verdict, "runs without end", verdict.removeprefix("hung ")
+    )
     assert ("cdb" in row) == (verdict == "hung thread"), row
     assert any(fenced["pid"] == pid for fenced in events(service, "worker.fenced"))
     points.close()
@@ -131,6 +145,7 @@ def test_a_stuck_control_thread_is_found_though_commands_go_on(
     assert [row["verdict"] for row in rows] == ["hung control"]
     assert events(service, "device.hung") == []
     assert service.show("a")["commands"] > before
+    tells_of_hang(service, pid, "control")
     commands_go_on(service)
     verified(service)
 

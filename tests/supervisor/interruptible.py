@@ -270,7 +270,7 @@ class StubFleet:
         return worker
 
     def noticed(self, worker: Worker) -> None:
-        worker.death = judge_death(-9, is_hung=False, is_oom=False)
+        worker.death = judge_death(-9, is_oom=False)
         worker.has_exited.set()
 
     def acquire(self, device: str, timeout_s: float, **wishes: object) -> Worker:

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from obdsup.supervisor.death import Cause, judge_death
+from obdsup.supervisor.death import Cause, Hang, judge_death
 
 
 @pytest.mark.parametrize(
@@ -26,19 +26,27 @@ from obdsup.supervisor.death import Cause, judge_death
     ],
 )
 def test_cause_by_exit_status(status: int | None, cause: Cause, is_blamed: bool) -> None:
-    death = judge_death(status, is_hung=False, is_oom=False)
+    death = judge_death(status, is_oom=False)
     assert (death.cause, death.is_blamed) == (cause, is_blamed)
 
 
+HANG = Hang("engine", is_blamed=True)
+
+
 def test_what_we_know_counts_more_than_the_status() -> None:
-    assert judge_death(-9, is_hung=True, is_oom=False).cause is Cause.HUNG
-    assert judge_death(-9, is_hung=False, is_oom=True).cause is Cause.OOM
-    assert judge_death(None, is_hung=True, is_oom=False).is_blamed
-    assert judge_death(-9, is_hung=False, is_oom=True).is_blamed
+    assert judge_death(-9, hang=HANG, is_oom=False).cause is Cause.HUNG
+    assert judge_death(-9, is_oom=True).cause is Cause.OOM
+    assert judge_death(None, hang=HANG, is_oom=False).is_blamed
+    assert judge_death(-9, is_oom=True).is_blamed
 
 
 def test_text_names_the_signal() -> None:
-    assert str(judge_death(-signal.SIGSEGV, is_hung=False, is_oom=False)) == "crashed (SIGSEGV)"
-    assert str(judge_death(3, is_hung=False, is_oom=False)) == "crashed (exit status 3)"
-    assert str(judge_death(-63, is_hung=False, is_oom=False)) == "crashed (signal 63)"
-    assert str(judge_death(None, is_hung=False, is_oom=False)) == "unknown"
+    assert str(judge_death(-signal.SIGSEGV, is_oom=False)) == "crashed (SIGSEGV)"
+    assert str(judge_death(3, is_oom=False)) == "crashed (exit status 3)"
+    assert str(judge_death(-63, is_oom=False)) == "crashed (signal 63)"
+    assert str(judge_death(None, is_oom=False)) == "unknown"
+
+
+def test_a_hang_is_called_one_also_when_no_command_is_to_blame() -> None:
+    death = judge_death(-9, hang=Hang("control", is_blamed=False), is_oom=False)
+    assert (death.cause, death.is_blamed, str(death)) == (Cause.HUNG, False, "hung (control)")

@@ -52,6 +52,7 @@ def test_a_device_that_is_fine_needs_nothing() -> None:
         ),
         ({"life": "failed", "reason": "busy"}, "busy", "obdsup device remove web"),
         ({"events": (row("device.hung"),)}, "hung", "a hang is a bug"),
+        ({"events": (row("worker.hung"),)}, "control thread", "no command is the cause"),
         ({"events": (row("device.slow"),)}, "answered slowly", "look at the disk"),
         ({"events": (row("device.slow", verdict="starved"),)}, "processor time", "what else runs"),
         ({"life": "restoring", "reason": "no image"}, "no image", "give it up with"),
