@@ -10,6 +10,7 @@ from pathlib import Path
 from chaos.campaign.installation import Installation
 from chaos.campaign.stage import LoadedDevice, Stage, StageOptions
 from chaos.faults.base import TargetDevice
+from chaos.rig.blank_image import BlankImage
 from chaos.rig.counters import DeviceJournal
 from chaos.rig.image import CACHE
 from chaos.rig.problem import RigError, say
@@ -41,15 +42,8 @@ def build_block_stage(options: StageOptions, stack: ExitStack) -> Stage:
 
 
 def _blank(installation: Installation, name: str) -> Path:
-    """An image without layers: an empty disk."""
-    scratch = installation.scratch
-    data, index = (scratch / f"{name}.{part}" for part in ("data", "index"))
-    size = ["--size", str(catalogue.CATALOGUE[name].size_bytes)]
-    installation.node.obdsup("image", "new-upper", *size, str(data), str(index))
-    config = scratch / f"{name}.config.v1.json"
-    upper = {"data": str(data), "index": str(index)}
-    config.write_text(json.dumps({"repoBlobUrl": "", "lowers": [], "upper": upper}))
-    return config
+    size_bytes = catalogue.CATALOGUE[name].size_bytes
+    return BlankImage.make(installation.node, installation.scratch, name, size_bytes).config
 
 
 def _make_device(installation: Installation, name: str, config: Path) -> TargetDevice:

@@ -15,13 +15,13 @@ from chaos.faults.quarantine import QUARANTINE_DEATHS
 from chaos.rig import hooked
 from chaos.rig.failpoints import FailPoints
 from chaos.rig.node import Node, wait_until
+from chaos.rig.own_folders import OwnFolders
 from chaos.rig.problem import say
 
-__all__ = ["Installation", "is_guest", "memory_folder", "offered"]
+__all__ = ["Installation", "is_guest", "offered"]
 
 HANG_LIMIT_S = 2.0  # well above the longest pause a fault makes that is none
 HANG_LIMIT_GUEST_S = 10.0  # emulated
-KEPT_LOG_BYTES = 256 * 1024  # the end of each
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,12 @@ class Installation:
             RigError: the supervisor does not answer, or the build with hooks fails.
         """
         python_path = hooked.build() if options.has_hooks else None
-        prefix = f"obdsup-chaos-{os.getpid()}-"
-        run_dir = Path(tempfile.mkdtemp(prefix=prefix, dir=memory_folder()))
-        state_dir = Path(tempfile.mkdtemp(prefix=prefix, dir="/var/tmp"))
-        scratch = Path(tempfile.mkdtemp(prefix=prefix, dir="/var/tmp"))
+        folders = OwnFolders.make("chaos")
+        scratch = Path(tempfile.mkdtemp(prefix=f"{folders.state.name}-", dir=folders.state.parent))
         failpoints = FailPoints.create(scratch / "failpoints") if options.has_hooks else None
         node = Node(
-            run_dir,
-            state_dir,
+            folders.run,
+            folders.state,
             options.provider,
             options.patience_s,
             standbys=options.standbys,
@@ -62,7 +60,7 @@ class Installation:
         )  # fmt: skip
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         stack.callback(node.clean_up)
-        stack.callback(_keep_logs, [run_dir, state_dir], options.log_folder)
+        stack.callback(folders.keep_logs, options.log_folder)
         say(f"supervisor: start, provider {options.provider}, {options.standbys} standbys")
         node.start_supervisor()
         wait_until(node.is_answering, options.patience_s, "an answer of the supervisor")
@@ -86,21 +84,3 @@ def offered(provider: str, *, has_hooks: bool, is_guest: bool) -> frozenset[Need
     if is_guest:
         offers.add(Need.CLOCK)
     return frozenset(offers)
-
-
-def memory_folder() -> str:
-    """Where the run directory goes: on a tmpfs, as /run is on an installed system."""
-    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-    tmpfs = {fields[1] for fields in mounts if fields[2] == "tmpfs"}
-    usable = (f for f in ("/run", "/dev/shm") if f in tmpfs and os.access(f, os.W_OK))
-    return next(usable, "/tmp")
-
-
-def _keep_logs(folders: list[Path], log_folder: Path) -> None:
-    shutil.rmtree(log_folder, ignore_errors=True)
-    log_folder.mkdir(parents=True, exist_ok=True)
-    for folder in folders:
-        for log in folder.rglob("*.log"):
-            if log.is_file():
-                name = str(log.relative_to(folder)).replace("/", "-")
-                (log_folder / name).write_bytes(log.read_bytes()[-KEPT_LOG_BYTES:])

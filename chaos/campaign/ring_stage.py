@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +11,7 @@ from chaos.campaign.installation import Installation
 from chaos.campaign.ring_load import RingLoad
 from chaos.campaign.stage import LoadedDevice, Stage, StageOptions
 from chaos.faults.base import TargetDevice
+from chaos.rig.blank_image import BlankImage
 from chaos.rig.counters import DeviceJournal
 from chaos.rig.problem import say
 from chaos.rig.process import processes_naming
@@ -50,14 +50,10 @@ def _make_device(installation: Installation, name: str, load: str) -> LoadedDevi
     journal = DeviceJournal(node.run_dir, name)
     workload = RingLoad(node, name, journal)
     workload.write_options(load)
-    data, index = (installation.scratch / f"{name}.{part}" for part in ("data", "index"))
-    node.obdsup("image", "new-upper", "--size", str(SIZE_BYTES), str(data), str(index))
-    config = installation.scratch / f"{name}.config.v1.json"
-    upper = {"data": str(data), "index": str(index)}
-    config.write_text(json.dumps({"repoBlobUrl": "", "lowers": [], "upper": upper}))
-    node.obdsup("device", "create", name, "--image", str(config), "--writable")
+    image = BlankImage.make(node, installation.scratch, name, SIZE_BYTES)
+    node.obdsup("device", "create", name, "--image", str(image.config), "--writable")
     _be_nice(node.run_dir / "rings")
-    target = TargetDevice(name, journal, None, (), Path(data), Path(index))
+    target = TargetDevice(name, journal, None, (), image.data, image.index)
     return LoadedDevice(target, workload)
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from chaos.rig.kills import Killer, LandedKill
 from chaos.rig.latency import stall_ns
 from chaos.rig.mount import Mount
 from chaos.rig.node import Node, wait_until
+from chaos.rig.own_folders import OwnFolders
 from chaos.rig.problem import RigError, say
 from chaos.workloads.redis import client
 from chaos.workloads.redis.crowd import Crowd
@@ -61,12 +60,11 @@ def run_course(options: Options, image: LayeredImage, outcome: report.Outcome) -
     outcome.seed = options.seed
     outcome.kernel = os.uname().release
     with ExitStack() as stack:
-        prefix = f"obdsup-demo-{os.getpid()}-"
-        run_dir = Path(tempfile.mkdtemp(prefix=prefix, dir=_memory_folder()))
-        state_dir = Path(tempfile.mkdtemp(prefix=prefix, dir="/var/tmp"))
-        node = Node(run_dir, state_dir, options.provider, options.patience_s)
+        folders = OwnFolders.make("demo")
+        run_dir = folders.run
+        node = Node(run_dir, folders.state, options.provider, options.patience_s)
         stack.callback(node.clean_up)
-        stack.callback(_keep_logs, [run_dir, state_dir], options.log_folder)
+        stack.callback(folders.keep_logs, options.log_folder)
         row = _create_device(node, stack, image, outcome)
         mount = Mount(str(row["block_device"]), run_dir / "rootfs")
         stack.callback(mount.unmount)
@@ -257,19 +255,3 @@ class _Course:
 
 def _wait_until_time(when: float) -> None:
     time.sleep(max(0.0, when - time.monotonic()))
-
-
-def _memory_folder() -> str:
-    """Where the run directory goes: on a tmpfs, as /run is on an installed system."""
-    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-    tmpfs = {fields[1] for fields in mounts if fields[2] == "tmpfs"}
-    return next((folder for folder in ("/run", "/dev/shm") if folder in tmpfs), "/tmp")
-
-
-def _keep_logs(folders: list[Path], log_folder: Path) -> None:
-    shutil.rmtree(log_folder, ignore_errors=True)
-    log_folder.mkdir(parents=True, exist_ok=True)
-    for folder in folders:
-        for log in folder.rglob("*.log"):
-            if log.is_file():
-                shutil.copyfile(log, log_folder / str(log.relative_to(folder)).replace("/", "-"))

@@ -6,7 +6,6 @@ The device is an extra one; its row in state.db proves that the death came in be
 from __future__ import annotations
 
 import contextlib
-import json
 import random
 import shutil
 import signal
@@ -17,6 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from chaos.faults.base import Landing, Need, Site
+from chaos.rig.blank_image import BlankImage
 from chaos.rig.counters import DeviceJournal
 from chaos.rig.node import Node, wait_until
 from chaos.rig.problem import RigError
@@ -63,17 +63,11 @@ class _Extra:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._node: Node = site.node
-        self.config = site.folder / f"{DEVICE}.config.v1.json"
+        self.config = Path()
 
     def __enter__(self) -> _Extra:
         self._node.remove_device(DEVICE)  # left by a fault that failed
-        data, index = (self._site.folder / f"{DEVICE}.{part}" for part in ("data", "index"))
-        for file in (data, index):
-            file.unlink(missing_ok=True)
-        size = ["--size", str(SIZE_BYTES)]
-        self._node.obdsup("image", "new-upper", *size, str(data), str(index))
-        upper = {"data": str(data), "index": str(index)}
-        self.config.write_text(json.dumps({"repoBlobUrl": "", "lowers": [], "upper": upper}))
+        self.config = BlankImage.make(self._node, self._site.folder, DEVICE, SIZE_BYTES).config
         if self._node.provider == "load":
             (self._node.run_dir / "rings" / f"{DEVICE}.options").write_text(LOAD)
         return self

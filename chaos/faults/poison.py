@@ -8,6 +8,7 @@ import time
 from chaos.faults.base import Landing, Need, Site
 from chaos.faults.environment import Watch
 from chaos.faults.quarantine import QUARANTINE_DEATHS
+from chaos.rig.blank_image import BlankImage
 from chaos.rig.failpoints import Action
 from chaos.rig.node import wait_until
 from chaos.rig.problem import RigError
@@ -33,11 +34,10 @@ class PoisonedCommand:
         if points is None:
             raise RigError(f"{self.kind} needs a build with test hooks")
         watch = Watch(site)
-        data, index = (site.folder / f"poison.{part}" for part in ("data", "index"))
-        site.node.obdsup("image", "new-upper", "--size", str(SIZE_BYTES), str(data), str(index))
+        image = BlankImage.make(site.node, site.folder, self.kind, SIZE_BYTES)
         blocks = {FIRST_BLOCK + n: chance.randbytes(BLOCK_BYTES) for n in range(BLOCK_CNT)}
         poisoned = chance.choice(sorted(blocks))
-        with Victim(site.node, self.kind, site.folder, (), (data, index)) as victim:
+        with Victim(site.node, self.kind, site.folder, (), (image.data, image.index)) as victim:
             wrong = [
                 f"{victim.name} block {number}: the write failed"
                 for number, content in blocks.items()

@@ -9,6 +9,7 @@ import time
 
 from chaos.faults.base import Landing, Need, Site
 from chaos.faults.environment import Watch
+from chaos.rig.blank_image import BlankImage
 from chaos.rig.node import wait_until
 from chaos.rig.process import Process
 from chaos.rig.victim import BLOCK_BYTES, Victim
@@ -28,13 +29,9 @@ class Quarantine:
 
     def inflict(self, site: Site, chance: random.Random) -> Landing:
         watch, node = Watch(site), site.node
-        data, index = (site.folder / f"quarantine.{part}" for part in ("data", "index"))
-        size = ["--size", str(BLOCK_CNT * BLOCK_BYTES)]
-        for file in (data, index):
-            file.unlink(missing_ok=True)
-        node.obdsup("image", "new-upper", *size, str(data), str(index))
+        image = BlankImage.make(node, site.folder, self.kind, BLOCK_CNT * BLOCK_BYTES)
         blocks = {number: chance.randbytes(BLOCK_BYTES) for number in range(BLOCK_CNT)}
-        with Victim(node, self.kind, site.folder, (), (data, index)) as victim:
+        with Victim(node, self.kind, site.folder, (), (image.data, image.index)) as victim:
             wrong = [
                 f"{victim.name} block {number}: the write failed"
                 for number, content in blocks.items()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,10 +11,12 @@ from typing import Self
 from chaos.planted.bugs import Bug
 from chaos.planted.generator import Generator
 from chaos.rig import hooked
+from chaos.rig.blank_image import BlankImage
 from chaos.rig.counters import DeviceJournal
 from chaos.rig.failpoints import FailPoints
 from chaos.rig.kills import Killer
 from chaos.rig.node import Node, wait_until
+from chaos.rig.own_folders import OwnFolders
 from chaos.rig.problem import RigError
 
 __all__ = ["PlantedRig"]
@@ -49,9 +48,8 @@ class PlantedRig:
     def __enter__(self) -> Self:
         python_path = hooked.build()
         with self._stack:  # takes down what was put up if a step fails
-            prefix = f"obdsup-planted-{os.getpid()}-"
-            run_dir = Path(tempfile.mkdtemp(prefix=prefix, dir="/dev/shm"))
-            self.state_dir = Path(tempfile.mkdtemp(prefix=prefix, dir="/var/tmp"))
+            folders = OwnFolders.make("planted")
+            run_dir, self.state_dir = folders.run, folders.state
             self.points = FailPoints.create(run_dir / "failpoints")
             self._stack.callback(self.points.close)
             planted = {"OBDSUP_PLANTED": self._bug.planted, "OBDSUP_PLANTED_SEED": str(self._seed)}
@@ -137,9 +135,5 @@ class PlantedRig:
         (self.rings / f"{name}.options").write_text(
             f"{self._bug.load} --seed {seed} --journal {journal}"
         )
-        data, index = self.upper_files(name)
-        self.node.obdsup("image", "new-upper", "--size", str(SIZE_BYTES), str(data), str(index))
-        config = self.state_dir / f"{name}.json"
-        upper = {"data": str(data), "index": str(index)}
-        config.write_text(json.dumps({"repoBlobUrl": "", "lowers": [], "upper": upper}))
-        self.node.obdsup("device", "create", name, "--image", str(config), "--writable")
+        image = BlankImage.make(self.node, self.state_dir, name, SIZE_BYTES, self._upper_folder)
+        self.node.obdsup("device", "create", name, "--image", str(image.config), "--writable")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from chaos.rig.blank_image import BlankImage
 from chaos.rig.counters import Counters, DeviceJournal
 from chaos.rig.node import Node, wait_until
+from chaos.rig.own_folders import OwnFolders
 from chaos.rig.problem import RigError
 from chaos.rig.process import Process
 
@@ -46,9 +46,8 @@ class FleetRig:
 
     def __enter__(self) -> Self:
         with self._stack:  # takes down what was put up if a step fails
-            prefix = f"obdsup-fleet-{os.getpid()}-"
-            run_dir = Path(tempfile.mkdtemp(prefix=prefix, dir="/dev/shm"))
-            state_dir = Path(tempfile.mkdtemp(prefix=prefix, dir="/var/tmp"))
+            folders = OwnFolders.make("fleet")
+            run_dir, state_dir = folders.run, folders.state
             self.node = Node(run_dir, state_dir, "load", self._patience_s, options=self._options)
             self._stack.callback(self.node.clean_up)
             self._journals = {name: DeviceJournal(run_dir, name) for name in self.names}
@@ -114,12 +113,8 @@ class FleetRig:
         self.wait_calm()
 
     def _create_one(self, state_dir: Path, name: str) -> None:
-        data, index = state_dir / f"{name}.data", state_dir / f"{name}.index"
-        self.node.obdsup("image", "new-upper", "--size", str(SIZE_BYTES), str(data), str(index))
-        config = state_dir / f"{name}.config.v1.json"
-        upper = {"data": str(data), "index": str(index)}
-        config.write_text(json.dumps({"repoBlobUrl": "", "lowers": [], "upper": upper}))
-        self.node.ask("device.create", name=name, image=str(config), writable=True, provider="load")
+        config = str(BlankImage.make(self.node, state_dir, name, SIZE_BYTES).config)
+        self.node.ask("device.create", name=name, image=config, writable=True, provider="load")
 
     def _finish(self) -> None:
         """Ends the loads, which read everything back, and demands their verdicts.

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from chaos.rig.blank_image import BlankImage
 from chaos.rig.counters import DeviceJournal
 from chaos.rig.kills import Killer
 from chaos.rig.node import Node, wait_until
+from chaos.rig.own_folders import OwnFolders
 from chaos.rig.problem import RigError
 from chaos.stall.prior_writes import append_history
 from chaos.stall.ring_gaps import RingGaps
@@ -61,9 +61,8 @@ class LoadRig:
 
     def __enter__(self) -> Self:
         with self._stack:  # takes down what was put up if a step fails
-            prefix = f"obdsup-stall-{os.getpid()}-"
-            run_dir = Path(tempfile.mkdtemp(prefix=prefix, dir="/dev/shm"))
-            state_dir = Path(tempfile.mkdtemp(prefix=prefix, dir="/var/tmp"))
+            folders = OwnFolders.make("stall")
+            run_dir, state_dir = folders.run, folders.state
             self.node = Node(
                 run_dir, state_dir, "load", self._patience_s, options=self._options,
                 python_path=self._python_path, environment=self._environment,
@@ -98,15 +97,11 @@ class LoadRig:
         rings = run_dir / "rings"
         rings.mkdir(mode=0o700, parents=True)
         (rings / f"{DEVICE}.options").write_text(self._load_options)
-        data, index = state_dir / "load.data", state_dir / "load.index"
-        self.node.obdsup("image", "new-upper", "--size", str(SIZE_BYTES), str(data), str(index))
-        append_history(data, index, self._prior_writes, SIZE_BYTES, self._seed)
-        config = state_dir / "config.v1.json"
-        upper = {"data": str(data), "index": str(index)}
-        config.write_text(json.dumps({"repoBlobUrl": "", "lowers": [], "upper": upper}))
+        image = BlankImage.make(self.node, state_dir, DEVICE, SIZE_BYTES)
+        append_history(image.data, image.index, self._prior_writes, SIZE_BYTES, self._seed)
         self.node.start_supervisor()
         wait_until(self.node.is_answering, self._patience_s, "an answer of the supervisor")
-        create = ["device", "create", DEVICE, "--image", str(config), "--writable"]
+        create = ["device", "create", DEVICE, "--image", str(image.config), "--writable"]
         self.node.obdsup(*create, "--provider", "load")
         wait_until(lambda: self.journal.read().completed > 0, self._patience_s, "first commands")
 
