@@ -60,7 +60,7 @@ class Striker:
     def _inflict(self, planned: PlannedFault) -> FaultOutcome:
         load = self._load_of(planned)
         try:
-            landing = self._carry_out(planned)
+            landing = self._carry_out(planned, is_alone=not self._is_crowded())
         except (RigError, ObdError, OSError) as error:
             raise RigError(f"{_place(planned, load)}: {error}; {self._log_end()}") from error
         return self._noted(planned, landing)
@@ -98,6 +98,13 @@ class Striker:
             faults = [replace(f, overlaps=n) for f, n in zip(faults, reversed(names), strict=True)]
         return shared_out(faults, self._recovered_since(before))
 
+    def _is_crowded(self) -> bool:
+        """Whether devices share a worker, from which they will be moved in a moment."""
+        if len(self._stage.loads) == 1:
+            return False
+        owners = [load.target.journal.read().owner_pid for load in self._stage.loads]
+        return len(set(owners)) < len(owners)
+
     def _goes_on(self, load: LoadedDevice) -> bool:
         """Whether commands are being completed."""
         before = load.target.journal.read().completed
@@ -114,7 +121,7 @@ class Striker:
     def _load_of(self, planned: PlannedFault) -> LoadedDevice:
         return self._stage.loads[planned.device % len(self._stage.loads)]
 
-    def _carry_out(self, planned: PlannedFault, *, is_alone: bool = True) -> Landing:
+    def _carry_out(self, planned: PlannedFault, *, is_alone: bool) -> Landing:
         stage = self._stage
         folder = stage.scratch / ("fault-on-top" if planned.is_on_top else "fault")
         folder.mkdir(exist_ok=True)

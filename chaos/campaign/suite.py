@@ -5,17 +5,18 @@ from __future__ import annotations
 __all__ = ["suite"]
 
 DEFAULT = (
-    "--provider load --kills 2000 --faults all",
-    "--provider fuse --kills 100 --faults all --workloads {host}",
+    "--provider load --kills 2000 --faults all --overlap 10",
+    "--provider fuse --kills 100 --faults all --overlap 30 --workloads {host}",
     "--provider tcmu --where guest --kernel 6.1 --kills 50 --workloads {guest} "
-    "--faults worker-kill,both-kill,supervisor-kill",
+    "--faults worker-kill,both-kill,supervisor-kill,adopt,release,quarantine --overlap 20",
 )
 LONG = (
-    "--provider load --kills 10000 --faults all",
+    "--provider load --kills 10000 --faults all --overlap 10",
     "--provider load --hooks --kills 1000 --faults worker-segv,recovery-point,handover-point",
-    "--provider fuse --kills 1000 --faults all --workloads {host}",
+    "--provider fuse --kills 1000 --faults all --overlap 10 --workloads {host}",
     "--provider fuse --runtime containerd --kills 200 --faults all --workloads {host}",
-    "--provider tcmu --where guest --kernel 6.1 --kills 200 --faults all --workloads {guest}",
+    "--provider tcmu --where guest --kernel 6.1 --kills 200 --faults all --overlap 10 "
+    "--workloads {guest}",
     "--provider tcmu --where guest --kernel 6.12 --runtime containerd --kills 200 --faults all "
     "--workloads {guest}",
 )

@@ -49,7 +49,8 @@ class Site:
     the fault) and probe it themselves: the devices under workloads must not notice.
 
     ``is_alone`` is False when another fault strikes before this one is over, or this one before
-    another is: what that one may have changed is not wrong then, nor waited for on other devices.
+    another is, or when devices are about to be moved to workers of their own: what that may have
+    changed is not wrong then, nor waited for on other devices.
     """
 
     node: Node
