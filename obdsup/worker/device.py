@@ -23,8 +23,12 @@ if TYPE_CHECKING:
     from obdsup.worker.requests import ImageConfigFile, Request
 
 __all__ = [
-    "Device", "JobEnd", "attach", "close", "detach", "drop", "follow", "open_image", "read_config",
+    "Device", "JobEnd", "attach", "catch_up", "close", "detach", "drop", "follow", "open_image",
+    "read_config",
 ]  # fmt: skip
+
+NEAR_RECORDS = 4096  # so many are picked up within a millisecond or two
+ROUNDS_MAX = 64
 
 
 class JobEnd:
@@ -93,16 +97,36 @@ def _ensure_open(device: Device, files: ImageFiles) -> None:
 
 
 def open_image(device: Device, files: ImageFiles | ImageConfigFile) -> JobEnd:
-    """Opens the image as a follower, in place of another one of this device."""
+    """Opens the image as a follower, in place of another one of this device, and catches up with
+    who writes it: a ``serve`` that comes next has little left to read, however much was written
+    since the image was opened, or while it was.
+    """
     with device.lock:
         try:
             _ensure_open(device, files.resolve())
         except ObdError as error:
+            if device.is_writable and device.image is not None:
+                catch_up(device.image)
             return JobEnd(Event.OPEN_FAILED, error)
+            _close_image(device)
     return JobEnd(Event.OPENED, answer=device.describe_image())
 
 
 def read_config(path: str) -> JobEnd:
+def catch_up(image: Image) -> None:
+    """Follows until a round finds next to nothing. What is appended during one round is the next
+    one's; a writer as fast as the follower ends it after some rounds.
+
+    Raises:
+        FormatError, NativeError: as of ``Image.follow``.
+    """
+    for _ in range(ROUNDS_MAX):
+        before = image.stat()["upper_records"]
+        image.follow()
+        if abs(image.stat()["upper_records"] - before) <= NEAR_RECORDS:
+            return
+
+
     """The files a config names and where the outcome is to be reported; opens no layer.
 
     The report's place is in field ``result_file`` also of an error.

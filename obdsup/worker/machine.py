@@ -48,7 +48,7 @@ class Event(Enum):
 class Action(Enum):
     """What the loop does next. ``REFUSE_*`` answer the request with an error."""
 
-    OPEN = "open the image"
+    OPEN = "open the image, catch up with who writes it"
     ATTACH = "open the image unless warm, attach the ring"
     DETACH = "detach the ring"
     DROP = "detach the ring, close the fds and the image"
@@ -78,7 +78,7 @@ TRANSITIONS: dict[tuple[State, Event], tuple[State, Action]] = {
     (_S.ABSENT, _E.FORGET_ASKED): (_S.ABSENT, _A.ANSWER),
     (_S.ABSENT, _E.SERVE_ASKED): (_S.ATTACHING, _A.ATTACH),
     (_S.ABSENT, _E.DRAIN_ASKED): (_S.ABSENT, _A.REFUSE_NOT_SERVED),
-    (_S.WARM, _E.PREWARM_ASKED): (_S.WARM, _A.ANSWER),
+    (_S.WARM, _E.PREWARM_ASKED): (_S.OPENING, _A.OPEN),  # it is open, and may be behind
     (_S.WARM, _E.REPLACE_ASKED): (_S.OPENING, _A.OPEN),
     (_S.WARM, _E.FORGET_ASKED): (_S.CLOSING, _A.CLOSE),
     (_S.WARM, _E.SERVE_ASKED): (_S.ATTACHING, _A.ATTACH),
