@@ -50,7 +50,7 @@ class Device:
 
     __slots__ = (
         "device_id", "failed", "fds", "files", "generation", "image", "is_writable", "job_request",
-        "kind", "lock", "map_bytes", "name", "size_bytes", "state", "waiting",
+        "kind", "lock", "map_bytes", "name", "size_bytes", "spec", "state", "waiting",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
@@ -65,6 +65,7 @@ class Device:
         self.generation = 0
         self.kind = ""
         self.map_bytes = 0
+        self.spec: dict[str, object] = {}  # as the supervisor gave it
         self.fds: list[int] = []  # ring fds, then the journal's
         self.failed = ""  # name of the error the engine dropped it with
         self.job_request: tuple[object, Request] | None = None
@@ -104,15 +105,14 @@ def open_image(device: Device, files: ImageFiles | ImageConfigFile) -> JobEnd:
     with device.lock:
         try:
             _ensure_open(device, files.resolve())
-        except ObdError as error:
             if device.is_writable and device.image is not None:
                 catch_up(device.image)
-            return JobEnd(Event.OPEN_FAILED, error)
+        except ObdError as error:
             _close_image(device)
+            return JobEnd(Event.OPEN_FAILED, error)
     return JobEnd(Event.OPENED, answer=device.describe_image())
 
 
-def read_config(path: str) -> JobEnd:
 def catch_up(image: Image) -> None:
     """Follows until a round finds next to nothing. What is appended during one round is the next
     one's; a writer as fast as the follower ends it after some rounds.
@@ -127,6 +127,7 @@ def catch_up(image: Image) -> None:
             return
 
 
+def read_config(path: str) -> JobEnd:
     """The files a config names and where the outcome is to be reported; opens no layer.
 
     The report's place is in field ``result_file`` also of an error.
@@ -138,7 +139,7 @@ def catch_up(image: Image) -> None:
     except ObdError as error:
         error.fields["result_file"] = config.result_file(path)
         return JobEnd(Event.OPEN_FAILED, error)
-    files = ImageFiles(loaded.lower_paths(), loaded.upper)
+    files = ImageFiles(loaded.lower_lines(), loaded.upper)
     answer: dict[str, object] = {"files": files.to_json()}
     answer["result_file"] = config.result_file(path)
     return JobEnd(Event.OPENED, answer=answer)
@@ -175,6 +176,7 @@ def attach(device: Device, engine: Engine, request: Request) -> JobEnd:
     device.fds, request.packet.fds = fds, []
     device.device_id, device.generation = result["device_id"], order.generation
     device.kind, device.map_bytes, device.failed = order.kind, order.map_bytes, ""
+    device.spec = order.spec
     names = ("recovered", "already_done", "dropped", "attach_ns")
     answer: dict[str, object] = {name: result[name] for name in names}
     answer["poisoned"] = [command.to_json() for command in poisoned]

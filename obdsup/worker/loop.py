@@ -265,6 +265,7 @@ class Loop:
                         "state": device.state.value,
                         "failed": device.failed or None,
                         "ring": ring,
+                        **(_told(device) if only else {}),
                     }
                 )
         warm = [d.name for d in self._devices.values() if d.state is State.WARM]
@@ -451,6 +452,14 @@ _EVENTS = {
     "serve": Event.SERVE_ASKED,
     "drain": Event.DRAIN_ASKED,
 }
+
+
+def _told(device: Device) -> dict[str, object]:
+    """What a supervisor that lost its row can make it anew from."""
+    return {
+        "image": device.files.to_json() if device.files is not None else None,
+        "spec": device.spec,
+    }
 
 
 def _is_changing(device: Device) -> bool:

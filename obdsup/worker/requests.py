@@ -5,6 +5,8 @@ Source: obdsup/state/DESIGN.md, worker control protocol.
 
 from __future__ import annotations
 
+import json
+
 from obdsup.errors import ConfigError, ControlError
 
 TYPE_CHECKING = False
@@ -19,6 +21,7 @@ MAX_LOWERS = 255
 MAX_TIMEOUT_MS = 24 * 3600 * 1000
 POISON_AFTER = 3  # deaths; what is asked for when nobody says
 MAX_POISON_AFTER = 65535
+MAX_SPEC_BYTES = 32 * 1024
 RING_FDS = {"uio": 1, "memfd": 3}
 SERVE_OPTIONS = frozenset({"blamed", "poison_after"})
 _NAME_MAX = 128
@@ -70,7 +73,7 @@ class ImageConfigFile:
         from obdsup.format import config  # once per device, in one worker: not worth its memory
 
         loaded = config.load(self.path)
-        return ImageFiles(loaded.lower_paths(), loaded.upper)
+        return ImageFiles(loaded.lower_lines(), loaded.upper)
 
 
 def _flag(body: dict[str, Any], name: str) -> bool:
@@ -78,6 +81,14 @@ def _flag(body: dict[str, Any], name: str) -> bool:
     if not isinstance(value, bool):
         raise ConfigError(f"{name}: expected true or false, found {value!r}")
     return value
+
+
+def _spec(body: dict[str, Any]) -> dict[str, Any]:
+    """What the supervisor knows of the device, kept for one that lost it; not looked into."""
+    spec: dict[str, Any] = _get(body, "spec", dict) if "spec" in body else {}
+    if len(json.dumps(spec)) > MAX_SPEC_BYTES:
+        raise ConfigError(f"spec: expected at most {MAX_SPEC_BYTES} bytes of JSON")
+    return spec
 
 
 def _options(body: dict[str, Any], version: int) -> dict[str, Any]:
@@ -101,7 +112,8 @@ class ServeOrder:
     """What ``serve`` asks beside the image; the fds belong to the request's packet."""
 
     __slots__ = (
-        "boot_id", "generation", "is_blamed", "kind", "map_bytes", "mode", "poison_after", "uuid",
+        "boot_id", "generation", "is_blamed", "kind", "map_bytes", "mode", "poison_after", "spec",
+        "uuid",
     )  # fmt: skip
 
     def __init__(self, body: dict[str, Any], version: int) -> None:
@@ -116,6 +128,7 @@ class ServeOrder:
         self.generation: int = _number(body, "generation", 1, (1 << 64) - 1)
         self.uuid: bytes = _uuid(body, "uuid")
         self.boot_id: bytes = _uuid(body, "boot_id")
+        self.spec: dict[str, Any] = _spec(body)
         options = _options(body, version)
         self.is_blamed: bool = _flag(options, "blamed")
         self.poison_after: int = POISON_AFTER

@@ -36,6 +36,7 @@ def test_serve_is_read_in_full() -> None:
     assert request.image is not None
     assert request.image.lowers == ["/a", "/b"]
     assert request.image.upper is None
+    assert request.serve.spec == {}
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,8 @@ def test_serve_is_read_in_full() -> None:
         {"mode": "resume"},
         {"boot_id": ""},
         {"ring": None},
+        {"spec": []},
+        {"spec": {"image": "x" * 40_000}},
         {"ring": {"kind": "pipe", "map_bytes": 4096}},
         {"ring": {"kind": "memfd", "map_bytes": 0}},
         {"ring": {"kind": "memfd", "map_bytes": 1.5}},
