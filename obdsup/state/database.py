@@ -107,6 +107,13 @@ class Database:
                     self._is_suspect = True
             return self._mirror.read(query)
 
+    def note_found(self, source: str, name: str) -> None:
+        """A row that neither the file nor a copy had, and that was made anew from elsewhere."""
+        with self._lock:
+            if self.last_rebuilt is None:
+                self.last_rebuilt = Rebuilt("it did not know all devices that live")
+            self.last_rebuilt.add(source, [name])
+
     def flush(self) -> None:
         """Returns when everything queued so far is on disk.
 

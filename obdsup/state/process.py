@@ -9,12 +9,21 @@ from __future__ import annotations
 import os
 import select
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from obdsup.errors import StateError
 
-__all__ = ["ProcessIdentity", "boot_id", "has_exited", "identify", "kill", "open_pidfd"]
+__all__ = [
+    "ProcessIdentity",
+    "boot_id",
+    "command_lines",
+    "has_exited",
+    "identify",
+    "kill",
+    "open_pidfd",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +51,17 @@ def identify(pid: int) -> ProcessIdentity | None:
     if len(fields) < 20:
         raise StateError(f"/proc/{pid}/stat is not what it must be", pid=pid)
     return None if fields[0] in "ZXx" else ProcessIdentity(pid, int(fields[19]))
+
+
+def command_lines() -> Iterator[tuple[int, list[bytes]]]:
+    """Every process that runs, by what it was started with; this one is left out."""
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                raw = Path(entry.path, "cmdline").read_bytes()
+            except OSError:
+                continue
+            yield int(entry.name), raw.split(b"\0")
 
 
 def open_pidfd(identity: ProcessIdentity) -> int | None:

@@ -32,7 +32,8 @@ class Rebuilt:
         """Notes where rows came from."""
         if names:
             self.devices = sorted({*self.devices, *names})
-            self.source = ", ".join(part for part in (self.source, source) if part)
+            if source not in self.source.split(", "):
+                self.source = ", ".join(part for part in (self.source, source) if part)
 
 
 def read_what_is_left(path: Path, copies: RowCopies, mirror: Mirror, rebuilt: Rebuilt) -> None:

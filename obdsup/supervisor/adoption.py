@@ -14,6 +14,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from obdsup.supervisor.embedding import EmbeddedSupervisor
 from obdsup.supervisor.event_log import EventLog
 from obdsup.supervisor.fleet import Fleet
 from obdsup.supervisor.provider.base import RingHandle
+from obdsup.supervisor.reclaim import Reclaim
 from obdsup.supervisor.restore import begin_boot, restore
 from obdsup.supervisor.settings import Settings
 from obdsup.supervisor.worker import Worker
@@ -66,9 +68,12 @@ class Adoption:
         fleet: Fleet,
         devices: Devices,
         boot_id: str,
+        reclaim: Reclaim,
     ) -> None:
         self._settings = settings
         self._boot_id = boot_id
+        self._reclaim = reclaim
+        self._reclaimed: list[Device] = []  # whose rows were made anew
         self._database = database
         self._events = events
         self._loop = loop
@@ -85,7 +90,7 @@ class Adoption:
         if not is_same_boot:
             begin_boot(self._settings, self._database, self._boot_id, self._devices.void)
         living = self._find_living()
-        loaded = self._devices.load()
+        loaded = self._devices.load(self._reclaim.doubt)
         self._open = {device.record.name: device for device in loaded}
         living_pids = {one.identity.pid for one in living}
         for device in loaded:
@@ -99,7 +104,7 @@ class Adoption:
             thread.join()
         for device in list(self._open.values()):
             self._orphan(device, "no living worker serves it")
-        for device in loaded:
+        for device in (*loaded, *self._reclaimed):
             if device.state is DeviceState.RESTORING:
                 restore(device, self._events, self._devices.prewarm)
             else:
@@ -124,7 +129,23 @@ class Adoption:
                 found[row.id] = _Living(row.id, row.identity, pidfd, row.socket)
             else:
                 self._database.later(tables.delete_worker(row.id))
+        for one in self._in_proc(found):
+            found[one.worker_id] = one
         return list(found.values())
+
+    def _in_proc(self, found: Collection[str]) -> Iterator[_Living]:
+        """Workers of this run directory that neither a socket nor a row tells of."""
+        mark = os.fsencode(f"{self._settings.workers_dir}/")
+        for pid, words in processes.command_lines():
+            sockets = [word for word in words if word.startswith(mark) and b"--socket" in words]
+            path = Path(os.fsdecode(sockets[0])) if sockets else None
+            identity = processes.identify(pid) if path is not None else None
+            if path is None or identity is None or path.suffix != ".sock" or path.stem in found:
+                continue
+            pidfd = processes.open_pidfd(identity)
+            if pidfd is not None:
+                self._fleet.note_number(path.stem)
+                yield _Living(path.stem, identity, pidfd, str(path))
 
     def _note_ids_in_use(self) -> None:
         """Before anything is started: rows of workers may be lost, sockets and logs are there."""
@@ -195,10 +216,17 @@ class Adoption:
             self._adopt_one(worker, row, hello)
 
     def _adopt_one(self, worker: Worker, row: dict[str, Any], hello: Packet) -> None:
-        """One of its devices. A message holds the fds of a few: others are asked for by name."""
-        if row.get("ring", {}).get("fd_count"):
-            self._adopt_ring(worker, row, hello)
+        """One of its devices. A message holds the fds of a few: others are asked for by name, and
+        so are those without a row, of which the answer then says all that the worker was told.
+        """
+        fds = _take_fds(row, hello)
+        with self._lock:
+            device = self._open.pop(str(row["name"]), None)
+        if fds and device is not None:
+            self._adopt_ring(worker, device, row, fds)
             return
+        for fd in fds:
+            os.close(fd)
         try:
             own = worker.link.call_aside(
                 "hello", self._settings.hello_timeout_s, device=row["name"]
@@ -207,9 +235,24 @@ class Adoption:
             own = hello  # without fds: fenced below
         rows = [one for one in own.body["devices"] if one["name"] == row["name"]]
         try:
-            self._adopt_ring(worker, rows[0] if rows else row, own)
+            row = rows[0] if rows else row
+            fds = _take_fds(row, own)
         finally:
             own.close_fds()
+        if device is None and fds:
+            device = self._claim(worker, row, fds[-1])
+        if device is not None:
+            self._adopt_ring(worker, device, row, fds)
+            return
+        for fd in fds:
+            os.close(fd)
+
+    def _claim(self, worker: Worker, row: dict[str, Any], journal_fd: int) -> Device | None:
+        device = self._reclaim.claim_served(str(row["name"]), row, journal_fd, worker.identity.pid)
+        if device is not None:
+            with self._lock:
+                self._reclaimed.append(device)
+        return device
 
     def _adopt(self, one: _Living, version: int) -> Worker:
         """In the loop: supervisord's objects belong to it."""
@@ -223,22 +266,12 @@ class Adoption:
         self._loop.call_soon(adopt)
         return done.result()
 
-    def _adopt_ring(self, worker: Worker, row: dict[str, object], hello: Packet) -> None:
-        name = str(row["name"])
-        with self._lock:
-            device = self._open.pop(name, None)
-        ring = row.get("ring")
-        if device is None or not isinstance(ring, dict):
-            self._events.emit(
-                "worker.slow", name, level=logging.ERROR, worker=worker.id,
-                reason="serves a device that is not in state.db",
-            )  # fmt: skip
-            return
-        count = int(ring.get("fd_count", 0))
-        fds, hello.fds = hello.fds[: count + 1], hello.fds[count + 1 :]
-        if count == 0 or len(fds) != count + 1:
-            for fd in fds:
-                os.close(fd)
+    def _adopt_ring(
+        self, worker: Worker, device: Device, row: dict[str, Any], fds: list[int]
+    ) -> None:
+        """Owns ``fds``: those of the ring, then the journal's; none: the worker gave none back."""
+        name, ring = device.record.name, row["ring"]
+        if not fds:
             self._fleet.fence(worker, "gave no ring back")
             self._orphan(device, "the worker gave no ring back", is_open=False)
             return
@@ -247,7 +280,7 @@ class Adoption:
             device.record.later(generation=generation)
         device.record.later(worker_id=worker.id)
         device.serving.adopt(
-            worker, RingHandle(str(ring["kind"]), fds[:count], int(ring["map_bytes"])), fds[count]
+            worker, RingHandle(str(ring["kind"]), fds[:-1], int(ring["map_bytes"])), fds[-1]
         )
         self._events.emit(
             "ring.adopted", name, worker=worker.id, pid=worker.identity.pid, gen=generation
@@ -293,6 +326,18 @@ class Adoption:
                 return
         if device.record.row.generation > 0:
             device.serving.orphaned(cause)
+
+
+def _take_fds(row: dict[str, Any], hello: Packet) -> list[int]:
+    """The fds of one device: of the ring, then the journal; none when they are not all there."""
+    count = int(row.get("ring", {}).get("fd_count", 0))
+    wanted = count + 1 if count else 0
+    fds, hello.fds = hello.fds[:wanted], hello.fds[wanted:]
+    if len(fds) == wanted:
+        return fds
+    for fd in fds:
+        os.close(fd)
+    return []
 
 
 def _draining(rows: list[dict[str, object]]) -> list[object]:

@@ -9,7 +9,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 
 from obdsup.errors import AlreadyServed, ConfigError, DeviceNotFound, ObdError
@@ -46,6 +46,10 @@ class Devices:
         self._lock = threading.Lock()
         self._devices: dict[str, Device] = {}
         self._coming: set[str] = set()  # names whose create is being prepared
+        # By name: devices that live, but whose rows are lost and could not be made anew, and why;
+        # and those whose rows were, and from what.
+        self.unclaimed: dict[str, str] = {}
+        self.rebuilt: dict[str, str] = {}
         self._context: ServingContext
         self.default_provider = ""
         self.default_release = ""  # of new devices: changed by a rollout that is done
@@ -132,7 +136,8 @@ class Devices:
         if provider_name == "auto":
             provider_name = self.default_provider
         self._providers.get(provider_name)
-        with self._reserved(name):
+        with self.reserved(name):
+            self._require_claimed(name)
             row = self._plan(name, image, provider_name, is_writable, size, progress)
             device = self._add(replace(row, options=options or DeviceOptions()))
         return self._bring_up(device, progress)
@@ -144,13 +149,26 @@ class Devices:
             AlreadyServed: there is a device of that name.
             ObdError: what a step failed with; the row is gone again.
         """
-        with self._reserved(row.name):
+        with self.reserved(row.name):
+            self._require_claimed(row.name)
             device = self._add(row)
         return self._bring_up(device, progress)
 
+    def _require_claimed(self, name: str) -> None:
+        """A new device of that name would take the writable layer of the lost one for debris."""
+        if name in self.unclaimed:
+            raise AlreadyServed(
+                f"a device {name} lives whose row is lost: {self.unclaimed[name]}",
+                hint="choose another name, or see `obdsup status`",
+            )
+
     @contextlib.contextmanager
-    def _reserved(self, name: str) -> Iterator[None]:
-        """Nobody else can make a device of that name meanwhile."""
+    def reserved(self, name: str) -> Iterator[None]:
+        """Nobody else can make a device of that name meanwhile.
+
+        Raises:
+            AlreadyServed: there is one, or it is being made.
+        """
         with self._lock:
             if name in self._devices or name in self._coming:
                 raise AlreadyServed(f"there is a device {name} already", hint="choose another name")
@@ -245,13 +263,16 @@ class Devices:
                 self._devices.pop(device.record.name, None)
 
     # -- after a restart ---------------------------------------------------------------------------
-    def load(self) -> list[Device]:
+    def load(self, doubt: Callable[[DeviceRow], str]) -> list[Device]:
         """The devices found in state.db, with nobody known to serve them yet.
 
-        A device whose provider is missing is reported and left alone.
+        A device whose provider is missing is reported and left alone; so is one whose row
+        ``doubt`` says something against.
         """
         loaded = []
         for row in self._database.read(tables.load_devices):  # type: ignore[attr-defined]
+            if doubt(row):
+                continue
             try:
                 loaded.append(self._add(replace(row, release=short_path(row.release))))
             except ObdError as error:
@@ -259,6 +280,10 @@ class Devices:
                     "device.failed", row.name, level=logging.ERROR, reason=str(error)
                 )
         return loaded
+
+    def add_found(self, row: DeviceRow) -> Device:
+        """A device whose row was made anew; nobody is known to serve it yet."""
+        return self._add(row)
 
     def resume(self, device: Device) -> None:
         """Rolls an interrupted operation forward, or back; in a thread of its own."""

@@ -31,7 +31,7 @@ EVENT_NAMES = frozenset(
         "device.rolling_back", "device.blocked", "device.void",
         "takeover.done", "takeover.retried", "takeover.other_release", "ring.adopted", "ring.reset",
         "handoff.done", "handoff.failed", "handoff.drained", "operation.refused", "state.lost",
-        "state.rebuilt",
+        "state.rebuilt", "device.rebuilt", "device.unclaimed",
         "device.quarantined", "device.resumed", "device.hung", "device.slow", "device.adopted",
         "device.released", "device.resized", "device.restored", "device.restoring",
         "ring.reset_by_others",

@@ -85,6 +85,8 @@ class Overview:
             standbys_wanted=self.standbys_wanted,
             state_failure=self.state_failure,
             rollout=rollout,
+            unclaimed=self.devices.unclaimed.copy(),
+            rebuilt=self.devices.rebuilt.copy(),
         )
         return {
             "releases": self._releases(),

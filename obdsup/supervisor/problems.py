@@ -6,6 +6,7 @@ that nothing needs anybody.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from obdsup.state.device import RolloutRow
@@ -36,8 +37,19 @@ def problems(
     standbys_wanted: int,
     state_failure: str,
     rollout: RolloutRow | None,
+    unclaimed: Mapping[str, str],
+    rebuilt: Mapping[str, str],
 ) -> list[Problem]:
-    """All of them. Pure."""
+    """All of them. Pure.
+
+    Args:
+        devices: those that have rows.
+        standbys_ready, standbys_wanted: numbers of workers.
+        state_failure: why state.db can not be written.
+        rollout: the last one.
+        unclaimed: devices that live without a row, and why none could be made.
+        rebuilt: devices whose rows were made anew by this supervisor, and from what.
+    """
     found = []
     if state_failure:
         found.append(
@@ -46,13 +58,32 @@ def problems(
                 "free space for the state directory, or make it writable; what is served goes on",
             )
         )
+    found += [_of_unclaimed(name, reason) for name, reason in sorted(unclaimed.items())]
     for phase in (*_URGENT, *_PASSING):
         found += [_of_phase(facts) for facts in devices if facts.phase == phase]
     found += _of_standbys(standbys_ready, standbys_wanted)
     found += _of_rollout(rollout)
     for facts in devices:
         found += _of_errors(facts)
+    found += [_of_rebuilt(name, text) for name, text in sorted(rebuilt.items())]
     return found
+
+
+def _of_unclaimed(name: str, reason: str) -> Problem:
+    return Problem(
+        f"device {name} lives and is not managed: {reason}",
+        "what serves it goes on; take away what does not agree (a config that was edited, a"
+        " state.db of another time), then start the supervisor again",
+        name,
+    )
+
+
+def _of_rebuilt(name: str, text: str) -> Problem:
+    return Problem(
+        f"device {name} was lost from state.db and {text}",
+        f"compare `obdsup device show {name}` with what it should be; said until the next start",
+        name,
+    )
 
 
 def _of_phase(facts: DeviceFacts) -> Problem:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from obdsup.errors import ObdError, WorkerLost
+from obdsup.state.device_spec import spec_of
 from obdsup.supervisor.event_log import EventLog
 from obdsup.supervisor.fleet import Fleet
 from obdsup.supervisor.held_fds import HeldFds
@@ -155,6 +156,7 @@ class RingKeeper:
                 generation=generation,
                 mode=mode,
                 boot_id=self._context.boot_id,
+                spec=spec_of(row),
                 ring={"kind": self.ring.kind, "map_bytes": self.ring.map_bytes},
                 options={
                     "blamed": is_blamed,

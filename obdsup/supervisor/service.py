@@ -33,6 +33,7 @@ from obdsup.supervisor.metrics_server import MetricsServer
 from obdsup.supervisor.overview import Overview
 from obdsup.supervisor.provider import ProviderChoice, Providers
 from obdsup.supervisor.rebuild import open_database, report_rebuilds, state_report
+from obdsup.supervisor.reclaim import Reclaim
 from obdsup.supervisor.reexec import CHANGING, Reexec, ReexecParts, reap_the_dead
 from obdsup.supervisor.rollout_operations import RolloutOperations
 from obdsup.supervisor.serving import ServingContext
@@ -111,6 +112,9 @@ class Service:
             self._devices.pinned_releases,
         )  # fmt: skip
         self._fleet = Fleet(settings, self._database, self._events, self._loop, hooks)
+        self._context = ServingContext(
+            settings, self._events, self._fleet, self._boot_id, self._held
+        )
         self._rollouts = RolloutOperations(
             settings, self._database, self._events, self._fleet, self._devices
         )
@@ -135,11 +139,8 @@ class Service:
     def run(self) -> int:
         """Recovers, serves requests, returns the exit code."""
         is_same_boot = self._database.is_same_boot
-        context = ServingContext(
-            self._settings, self._events, self._fleet, self._boot_id, self._held
-        )
-        self._devices.start(context, self._settings.provider)
-        self._foreign.prepare(context)
+        self._devices.start(self._context, self._settings.provider)
+        self._foreign.prepare(self._context)
         self._loop.prepare()
         self._listeners.start()
         threading.Thread(
@@ -163,9 +164,10 @@ class Service:
     def _start(self, is_same_boot: bool) -> None:
         """Recovery first; then what may be slow: the probe of providers, requests, readiness."""
         try:
+            reclaim = Reclaim(self._context, self._database, self._devices, self._providers)
             Adoption(
                 self._settings, self._database, self._events, self._loop, self._fleet,
-                self._devices, self._boot_id,
+                self._devices, self._boot_id, reclaim,
             ).run(is_same_boot=is_same_boot)  # fmt: skip
             self._held.drop_rest()  # of devices that are no more
             self._database.later(
@@ -173,6 +175,7 @@ class Service:
             )
             self._rollouts.resume()
             self._fleet.replenish_soon()
+            reclaim.start()
             self._hangs.start()
             Spreading(self._events, self._fleet, self._devices).start()
             self._choose_provider()

@@ -8,15 +8,24 @@ Failures are planted with files in the rings folder: ``fail-STEP`` makes that st
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
+from dataclasses import asdict
 from pathlib import Path
 
 from obdsup.errors import ProviderError
-from obdsup.supervisor.provider.base import DeviceGeometry, Probe, ProviderIds, RingHandle
+from obdsup.supervisor.provider.base import (
+    DeviceGeometry,
+    FoundRing,
+    Probe,
+    ProviderIds,
+    RingHandle,
+)
 
 MAP_BYTES = 1 << 20
 HOLDER = f"""
@@ -52,10 +61,23 @@ class FakeProvider:
         holder.stdout.readline()
         holder.stdout.close()
         path.write_text(str(holder.pid))
+        (self._dir / f"{geometry.name}.json").write_text(json.dumps(asdict(geometry)))
         return {"name": geometry.name, "holder": holder.pid}
 
     def exists(self, ids: ProviderIds) -> bool:
         return Path(f"/proc/{ids['holder']}").exists()
+
+    def found(self, known: Collection[str]) -> list[FoundRing]:
+        rings = []
+        for path in sorted(self._dir.glob("*.pid")):
+            if path.stem not in known:
+                geometry = DeviceGeometry(**json.loads(path.with_suffix(".json").read_text()))
+                ids: ProviderIds = {"name": path.stem, "holder": int(path.read_text())}
+                made_at = path.stat().st_mtime
+                rings.append(
+                    FoundRing("fuse", ids, geometry, geometry.is_read_only, made_at, is_ours=True)
+                )
+        return rings
 
     def open_ring(self, ids: ProviderIds) -> RingHandle:
         self._step("open_ring", str(ids["name"]))

@@ -80,7 +80,8 @@ class FakeWorker:
         for name, one in self.served.items():
             out += one["fds"]
             ring = {**one["ring"], "fd_count": len(one["fds"]) - 1}
-            rows.append({"name": name, "generation": one["generation"], "ring": ring})
+            row = {"name": name, "generation": one["generation"], "ring": ring}
+            rows.append({**row, **one["told"]} if body.get("device") == name else row)
         return {
             **messages.announcement(), "pid": me.pid, "start_time": me.start_time,
             "release": "fake",
@@ -127,6 +128,7 @@ class FakeWorker:
             self.served[body["device"]] = {
                 "fds": list(fds), "lock": lock_fd, "ring": body["ring"],
                 "generation": body["generation"],
+                "told": {"image": body["image"], "spec": body.get("spec")},
             }  # fmt: skip
         fds.clear()
         threading.Thread(target=self.complete_commands, args=(lock_fd,), daemon=True).start()

@@ -95,7 +95,8 @@ def test_what_was_tried_is_told_once_for_many() -> None:
 
 def found(*facts: DeviceFacts, **others: object) -> list[str]:
     given = {
-        "standbys_ready": 1, "standbys_wanted": 1, "state_failure": "", "rollout": None, **others,
+        "standbys_ready": 1, "standbys_wanted": 1, "state_failure": "", "rollout": None,
+        "unclaimed": {}, "rebuilt": {}, **others,
     }  # fmt: skip
     return [p.what for p in problems(list(facts), **given)]  # type: ignore[arg-type]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from obdsup.errors import ConfigError, ProviderError
-from obdsup.supervisor.provider.base import RingProvider
+from obdsup.supervisor.provider.base import FoundRing, RingProvider
 
 __all__ = ["ProviderChoice", "Providers"]
 
@@ -19,6 +20,8 @@ _MODULES = {
     "tcmu-foreign": ("obdsup.supervisor.provider.tcmu_foreign", "ForeignTcmuProvider"),
 }
 AUTO_ORDER = ("tcmu", "fuse")
+FINDERS = ("tcmu", "fuse", "load")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,16 @@ class Providers:
         if name not in self._made:
             self._made[name] = self._make(name)
         return self._made[name]
+
+    def found(self, known: Collection[str]) -> list[FoundRing]:
+        """Rings of ours, of whatever provider, that are not of devices whose names are known."""
+        rings = []
+        for name in self._makers or FINDERS:
+            try:
+                rings += self.get(name).found(known)
+            except ProviderError as error:
+                log.warning("provider.failed provider=%s reason=%s", name, error)
+        return rings
 
     def prepare_host(self) -> None:
         """Loads what the kernel needs for TCMU devices, whoever makes them.

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Protocol
 
-__all__ = ["DeviceGeometry", "Probe", "ProviderIds", "RingHandle", "RingProvider"]
+__all__ = ["DeviceGeometry", "FoundRing", "Probe", "ProviderIds", "RingHandle", "RingProvider"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,18 @@ class RingHandle:
             self.is_closed = True
 
 
+@dataclass(frozen=True, slots=True)
+class FoundRing:
+    """A ring of a device that nobody remembered, by what its provider shows of it."""
+
+    provider: str
+    ids: ProviderIds
+    geometry: DeviceGeometry  # ``is_read_only`` is not to be relied on
+    is_read_only: bool | None  # None: the provider can not tell
+    made_at: float  # Unix time, seconds; not later than it was
+    is_ours: bool  # lies in this supervisor's run directory; else its journal has to show it
+
+
 class RingProvider(Protocol):
     """One way to have a TCMU ring. Every method raises ``ProviderError`` with a hint on failure."""
 
@@ -75,6 +88,10 @@ class RingProvider(Protocol):
 
     def exists(self, ids: ProviderIds) -> bool:
         """Whether the ring of a device recorded earlier is still there."""
+
+    def found(self, known: Collection[str]) -> list[FoundRing]:
+        """The rings that are there, but for those of devices whose names are known. Of others, or
+        without what identifies a device: left out."""
 
     def open_ring(self, ids: ProviderIds) -> RingHandle:
         """Opens the ring by its identity. The caller owns the handle."""

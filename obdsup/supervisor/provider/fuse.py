@@ -11,13 +11,21 @@ import ctypes
 import errno
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from obdsup.errors import ProviderError
-from obdsup.supervisor.provider.base import DeviceGeometry, Probe, ProviderIds, RingHandle
+from obdsup.supervisor.provider.base import (
+    DeviceGeometry,
+    FoundRing,
+    Probe,
+    ProviderIds,
+    RingHandle,
+)
 from obdsup.supervisor.provider.kernel_files import KernelRoots, wait_for
 from obdsup.supervisor.provider.loop import attach_loop, detach_loop, find_loop
 from obdsup.supervisor.provider.ringd import RINGD_PATH, Ringd
+from obdsup.supervisor.provider.ringd_memory import living_ringds, remembered
 
 __all__ = ["FuseProvider", "check_geometry"]
 
@@ -90,8 +98,21 @@ class FuseProvider:
         options = ["--name", geometry.name, "--size", str(geometry.size_bytes)]
         options += ["--mount", str(mount)] + ["--read-only"] * geometry.is_read_only
         log = self._directory / f"{geometry.name}.log"
-        ringd.start(self._binary, "fuse", options, log)
+        ringd.start(self._binary, "fuse", options, log, remembered(geometry))
         return ids
+
+    def found(self, known: Collection[str]) -> list[FoundRing]:
+        return [
+            FoundRing(
+                self.name,
+                {
+                    "provider": self.name, "socket": str(one.ringd.socket_path),
+                    "mount": one.options["mount"], "is_read_only": int(one.geometry.is_read_only),
+                },
+                one.geometry, one.geometry.is_read_only, one.made_at, is_ours=True,
+            )
+            for one in living_ringds(self._directory, self.name, known, self._roots)
+        ]  # fmt: skip
 
     def exists(self, ids: ProviderIds) -> bool:
         return _ringd(ids).is_alive()

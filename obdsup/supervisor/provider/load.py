@@ -9,13 +9,21 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 
 from obdsup.errors import ProviderError
-from obdsup.supervisor.provider.base import DeviceGeometry, Probe, ProviderIds, RingHandle
+from obdsup.supervisor.provider.base import (
+    DeviceGeometry,
+    FoundRing,
+    Probe,
+    ProviderIds,
+    RingHandle,
+)
 from obdsup.supervisor.provider.fuse import check_geometry
-from obdsup.supervisor.provider.kernel_files import wait_for
+from obdsup.supervisor.provider.kernel_files import KernelRoots, wait_for
 from obdsup.supervisor.provider.ringd import RINGD_PATH, Ringd
+from obdsup.supervisor.provider.ringd_memory import living_ringds, remembered
 
 __all__ = ["LoadProvider"]
 
@@ -55,8 +63,21 @@ class LoadProvider:
             options += ["--read-percent", "100", "--discard-percent", "0", "--flush-percent", "0"]
         options += self._options(geometry.name)
         log = self._directory / f"{geometry.name}.log"
-        _ringd(ids).start(self._binary, "load", options, log)
+        _ringd(ids).start(self._binary, "load", options, log, remembered(geometry))
         return ids
+
+    def found(self, known: Collection[str]) -> list[FoundRing]:
+        return [
+            FoundRing(
+                self.name,
+                {
+                    "provider": self.name, "socket": str(one.ringd.socket_path),
+                    "report": one.options["json"],
+                },
+                one.geometry, None, one.made_at, is_ours=True,
+            )
+            for one in living_ringds(self._directory, self.name, known, KernelRoots())
+        ]  # fmt: skip
 
     def exists(self, ids: ProviderIds) -> bool:
         return _ringd(ids).is_alive()

@@ -62,8 +62,13 @@ class Ringd:
     def __init__(self, socket_path: Path) -> None:
         self.socket_path = socket_path
 
-    def start(self, binary: Path, front: str, options: list[str], log: Path) -> None:
-        """Starts a detached ringd and returns once it serves. Fine when one serves already."""
+    def start(
+        self, binary: Path, front: str, options: list[str], log: Path, remembers: dict[str, str]
+    ) -> None:
+        """Starts a detached ringd and returns once it serves. Fine when one serves already.
+
+        ``remembers`` is added to its environment, where it can be read as long as it lives.
+        """
         if self.is_alive():
             return
         command = [str(binary), front, "--socket", str(self.socket_path), "--detach"]
@@ -74,6 +79,7 @@ class Ringd:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 cwd="/",
+                env={**os.environ, **remembers},
                 start_new_session=True,
             )
         except OSError as error:

@@ -46,6 +46,11 @@ class ScsiDisk:
             except OSError as error:
                 raise ProviderError(f"{self.block}/device/{name}: {error.strerror}") from error
 
+    @property
+    def is_read_only(self) -> bool:
+        """Whether the kernel refuses writes to it."""
+        return (self.block / "ro").read_text().strip() != "0"
+
     def make_read_only(self) -> None:
         """Sets the read-only flag, also when the disk did not report write protection."""
         if (self.block / "ro").read_text().strip() == "1":

@@ -17,15 +17,23 @@ Source: target_core_user.h; Linux Documentation/target/tcmu-design.rst.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import subprocess
 import uuid
+from collections.abc import Collection
 from pathlib import Path
 
 from obdsup.errors import ProviderError
-from obdsup.supervisor.provider.base import DeviceGeometry, Probe, ProviderIds, RingHandle
+from obdsup.supervisor.provider.base import (
+    DeviceGeometry,
+    FoundRing,
+    Probe,
+    ProviderIds,
+    RingHandle,
+)
 from obdsup.supervisor.provider.configfs import Configfs, is_configfs_mounted
 from obdsup.supervisor.provider.kernel_files import KernelRoots, wait_for
 from obdsup.supervisor.provider.scsi_disk import find_disk, require_unused, wait_for_disk
@@ -165,6 +173,40 @@ class TcmuProvider:
 
     def exists(self, ids: ProviderIds) -> bool:
         return self._find_uio(ids) is not None
+
+    def found(self, known: Collection[str]) -> list[FoundRing]:
+        """Whether a device is of this supervisor its journal has to show: configfs is the host's.
+
+        The numbers of a device follow from its uuid; one where they do not is left out, and so is
+        one whose config path did not fit.
+        """
+        rings = []
+        for device in sorted((self._target / "core").glob("user_*/obdsup-*")):
+            name = device.name.removeprefix("obdsup-")
+            if name not in known:
+                with contextlib.suppress(ProviderError, OSError, ValueError):
+                    rings.append(self._found(device, name))
+        return rings
+
+    def _found(self, device: Path, name: str) -> FoundRing:
+        """Raises ValueError, ProviderError or OSError: it does not show enough."""
+        uio = find_uio(self._roots, int(device.parent.name.removeprefix("user_")), device.name)
+        if uio is None:
+            raise ValueError(name)
+        config = uio.name.split("/", 3)[3]
+        serial = self._configfs.read(device / "wwn" / "vpd_unit_serial").rpartition(":")[2].strip()
+        size_bytes = int(self._configfs.read(device / "attrib" / "dev_size"))
+        geometry = DeviceGeometry(name, serial, size_bytes, False, config.removeprefix("obdsup/"))
+        ids = ids_of(geometry)
+        if self._device(ids) != device or ids["config"] != config:
+            raise ValueError(name)
+        address = self._address(ids) if self._group(ids).is_dir() else ""
+        disk = find_disk(self._roots, address) if address else None
+        is_read_only = None if disk is None else disk.is_read_only
+        ids["is_read_only"] = int(bool(is_read_only))
+        return FoundRing(
+            self.name, ids, geometry, is_read_only, device.stat().st_mtime, is_ours=False
+        )
 
     def open_ring(self, ids: ProviderIds) -> RingHandle:
         uio = self._find_uio(ids)

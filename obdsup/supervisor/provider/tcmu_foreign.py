@@ -10,10 +10,17 @@ import mmap
 import os
 import struct
 import uuid
+from collections.abc import Collection
 from pathlib import Path
 
 from obdsup.errors import ProviderError
-from obdsup.supervisor.provider.base import DeviceGeometry, Probe, ProviderIds, RingHandle
+from obdsup.supervisor.provider.base import (
+    DeviceGeometry,
+    FoundRing,
+    Probe,
+    ProviderIds,
+    RingHandle,
+)
 from obdsup.supervisor.provider.configfs import Configfs
 from obdsup.supervisor.provider.foreign_rings import FOREIGN_PROVIDER, foreign_rings
 from obdsup.supervisor.provider.kernel_files import KernelRoots
@@ -75,6 +82,10 @@ class ForeignTcmuProvider:
 
     def exists(self, ids: ProviderIds) -> bool:
         return self._find_uio(ids) is not None
+
+    def found(self, known: Collection[str]) -> list[FoundRing]:
+        """None: whose they are only a worker that serves them can tell."""
+        return []
 
     def open_ring(self, ids: ProviderIds) -> RingHandle:
         uio = self._require_uio(ids)
