@@ -17,7 +17,7 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).parent
-LIBRARIES = ["lz4", "zstd"]
+LIBRARIES = ["lz4", "zstd", "z"]
 COMPILE_ARGS = [
     "-std=gnu11",
     "-D_GNU_SOURCE",

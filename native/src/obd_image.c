@@ -34,7 +34,10 @@ static int open_lowers(struct obd_image *image, const struct obd_image_spec *spe
 		int rc;
 
 		OBD_CRASH_POINT("image.lower");
-		rc = obd_layer_init(layer, spec->lower_paths[i], (uint8_t)i, info);
+		rc = obd_layer_init_warp(layer, spec->lower_paths[i],
+					 spec->target_paths ? spec->target_paths[i] : NULL,
+					 spec->gzip_index_paths ? spec->gzip_index_paths[i] : NULL,
+					 (uint8_t)i, info);
 
 		if (rc) {
 			free(lists);

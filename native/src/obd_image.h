@@ -36,6 +36,9 @@ struct obd_image_spec {
 	uint32_t lower_cnt;		/* 0 .. OBD_MAX_LOWERS; 0 only with an upper */
 	const char *upper_data;		/* NULL: read-only image */
 	const char *upper_index;	/* NULL: read-only image */
+	/* Of turboOCI lowers (obd_warp.h). Each NULL, or lower_cnt entries that may be NULL. */
+	const char *const *target_paths;
+	const char *const *gzip_index_paths; /* of a target that is gzip */
 };
 
 /* obd_image_read flags */

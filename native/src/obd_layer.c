@@ -79,12 +79,18 @@ static int read_hts(struct obd_layer *layer, struct obd_errinfo *info, struct ob
 	return 0;
 }
 
+static bool is_of_target(const struct obd_layer *layer, struct obd_segment entry)
+{
+	return layer->warp && obd_segment_tag(entry) == OBD_WARP_TARGET;
+}
+
 /* Checks one entry against its predecessor's end and the payload's bounds. */
 static int check_entry(const struct obd_layer *layer, struct obd_segment entry, uint64_t at,
 		       uint64_t min_offset, uint64_t payload_end, struct obd_errinfo *info)
 {
 	uint64_t moffset = obd_segment_moffset(entry);
 	uint64_t length = obd_segment_zeroed(entry) ? 0 : obd_segment_length(entry);
+	uint64_t first = OBD_LSMT_FIRST_SECTOR;
 
 	if (!obd_segment_length(entry))
 		return obd_fail_value(info, OBD_E_FORMAT, layer->file.path,
@@ -93,7 +99,14 @@ static int check_entry(const struct obd_layer *layer, struct obd_segment entry, 
 		return obd_fail_value(info, OBD_E_FORMAT, layer->file.path,
 				      "lsmt index not sorted or overlapping", at, min_offset,
 				      obd_segment_offset(entry));
-	if (moffset < OBD_LSMT_FIRST_SECTOR || moffset + length > payload_end)
+	if (layer->warp && obd_segment_tag(entry) > OBD_WARP_TARGET)
+		return obd_fail_value(info, OBD_E_FORMAT, layer->file.path, "warp index entry tag",
+				      at + 15, OBD_WARP_TARGET, obd_segment_tag(entry));
+	if (is_of_target(layer, entry)) {
+		first = 0;
+		payload_end = layer->warp->size_bytes / 512;
+	}
+	if (moffset < first || moffset + length > payload_end)
 		return obd_fail_value(info, OBD_E_FORMAT, layer->file.path,
 				      "lsmt index entry beyond payload", at, payload_end,
 				      moffset + length);
@@ -142,7 +155,9 @@ static int load_index(struct obd_layer *layer, const struct obd_lsmt_ht *trailer
 			min_offset = obd_segment_end(entry);
 			entry = obd_segment_make(
 				obd_segment_offset(entry), obd_segment_length(entry),
-				obd_segment_moffset(entry), obd_segment_zeroed(entry), tag);
+				obd_segment_moffset(entry) +
+					(is_of_target(layer, entry) ? OBD_WARP_SECTOR : 0),
+				obd_segment_zeroed(entry), tag);
 			if (append_entry(layer, &cap, entry))
 				rc = obd_fail(info, OBD_E_NOMEM, layer->file.path, "lsmt index");
 		}
@@ -153,7 +168,8 @@ static int load_index(struct obd_layer *layer, const struct obd_lsmt_ht *trailer
 	return 0;
 }
 
-int obd_layer_init(struct obd_layer *layer, const char *path, uint8_t tag, struct obd_errinfo *info)
+int obd_layer_init_warp(struct obd_layer *layer, const char *path, const char *target,
+			const char *gzip_index, uint8_t tag, struct obd_errinfo *info)
 {
 	struct obd_lsmt_ht trailer;
 	uint8_t *chunk = NULL;
@@ -163,7 +179,10 @@ int obd_layer_init(struct obd_layer *layer, const char *path, uint8_t tag, struc
 	rc = obd_file_open(path, O_RDONLY, info, &layer->file);
 	if (rc)
 		return rc;
-	rc = open_inner(layer, info);
+	if (target)
+		rc = obd_warp_create(target, gzip_index, info, &layer->warp);
+	if (!rc)
+		rc = open_inner(layer, info);
 	if (!rc)
 		rc = read_hts(layer, info, &trailer);
 	if (!rc) {
@@ -177,11 +196,18 @@ int obd_layer_init(struct obd_layer *layer, const char *path, uint8_t tag, struc
 	return rc;
 }
 
+int obd_layer_init(struct obd_layer *layer, const char *path, uint8_t tag, struct obd_errinfo *info)
+{
+	return obd_layer_init_warp(layer, path, NULL, NULL, tag, info);
+}
+
 void obd_layer_deinit(struct obd_layer *layer)
 {
+	obd_warp_destroy(layer->warp);
 	obd_zfile_destroy(layer->zfile);
 	free(layer->segments);
 	obd_file_close(&layer->file);
+	layer->warp = NULL;
 	layer->zfile = NULL;
 	layer->segments = NULL;
 }

@@ -12,11 +12,13 @@
 
 #include "obd_file.h"
 #include "obd_lsmt.h"
+#include "obd_warp.h"
 #include "obd_zfile.h"
 
 struct obd_layer {
 	struct obd_file file;
 	struct obd_zfile *zfile; /* NULL: raw */
+	struct obd_warp *warp;	 /* the target of a turboOCI layer, else NULL */
 	uint64_t size_bytes;	 /* of the inner file */
 	uint64_t virtual_size_bytes;
 	struct obd_segment *segments; /* sorted, disjoint; owner: the layer until it is taken */
@@ -30,13 +32,20 @@ struct obd_layer {
  */
 int obd_layer_init(struct obd_layer *layer, const char *path, uint8_t tag,
 		   struct obd_errinfo *info);
+
+/* The same for a turboOCI layer; gzip_index is NULL when the target is a plain tar (obd_warp.h). */
+int obd_layer_init_warp(struct obd_layer *layer, const char *path, const char *target,
+			const char *gzip_index, uint8_t tag, struct obd_errinfo *info);
 void obd_layer_deinit(struct obd_layer *layer);
 
-/* Bytes of the inner file, to the cursor, which moves. */
+/* Bytes of the inner file, or of the target from OBD_WARP_BYTES on, to the cursor, which moves. */
 static inline int obd_layer_read(struct obd_layer *layer, uint64_t offset_bytes, uint64_t length,
 				 struct obd_cursor *cursor, uint32_t flags,
 				 struct obd_errinfo *info)
 {
+	if (layer->warp && offset_bytes >= OBD_WARP_BYTES)
+		return obd_warp_read(layer->warp, offset_bytes - OBD_WARP_BYTES, length, cursor,
+				     flags, info);
 	if (layer->zfile)
 		return obd_zfile_read(layer->zfile, offset_bytes, length, cursor, flags, info);
 	return obd_file_read(&layer->file, offset_bytes, length, cursor, flags, info);

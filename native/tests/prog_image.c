@@ -10,6 +10,8 @@
  *	prog_image zfile FILE
  *		what a ZFile, in a tar or not, decompresses to
  *
+ * A LOWER is a path, or for turboOCI three, a line each: its own, its target's, the gzip index's.
+ *
  * Exit status: 0, or 1 with the error on stderr: NAME what path offset expected got.
  */
 #include <fcntl.h>
@@ -119,11 +121,29 @@ static int dump_zfile(const char *path, uint8_t *buffer)
 	return rc ? report(&info) : 0;
 }
 
+/* The lines of each LOWER, in place; those that are not there or empty are NULL. */
+static const char **split_lowers(char **lowers, uint32_t cnt)
+{
+	const char **columns = calloc(3 * (size_t)cnt + 1, sizeof(*columns));
+
+	for (uint32_t i = 0; i < cnt && columns; i++) {
+		char *rest = lowers[i];
+
+		for (uint32_t column = 0; column < 3 && rest; column++) {
+			char *line = strsep(&rest, "\n");
+
+			columns[column * cnt + i] = *line ? line : NULL;
+		}
+	}
+	return columns;
+}
+
 int main(int argc, char **argv)
 {
 	struct obd_image_spec spec = {0};
 	struct obd_image *image;
 	struct obd_errinfo info;
+	const char **columns;
 	uint8_t *buffer = malloc((size_t)READ_SECTORS * OBD_SECTOR_BYTES);
 	int at = 2;
 	int rc;
@@ -142,14 +162,23 @@ int main(int argc, char **argv)
 		spec.upper_index = argv[4];
 		at = 5;
 	}
-	spec.lower_paths = (const char *const *)argv + at;
 	spec.lower_cnt = (uint32_t)(argc - at);
+	columns = split_lowers(argv + at, spec.lower_cnt);
+	if (!columns) {
+		free(buffer);
+		return 2;
+	}
+	spec.lower_paths = columns;
+	spec.target_paths = columns + spec.lower_cnt;
+	spec.gzip_index_paths = columns + (size_t)2 * spec.lower_cnt;
 	if (obd_image_create(&spec, &info, &image)) {
 		free(buffer);
+		free(columns);
 		return report(&info);
 	}
 	rc = strcmp(argv[1], "scan") == 0 ? scan(image, buffer) : read_ranges(image);
 	obd_image_destroy(image);
 	free(buffer);
+	free(columns);
 	return rc || fflush(stdout) ? 1 : 0;
 }

@@ -85,6 +85,15 @@ class ImageConfig:
     def __setattr__(self, name: str, value: object) -> Never:
         raise AttributeError(f"ImageConfig does not change: {name}")
 
+    def lower_lines(self) -> list[str]:
+        """The sealed layers, bottom to top, as workers are told of them: a path, or for turboOCI
+        the layer's, its target's and that of the target's gzip index or "", a line each.
+        """
+        return [
+            "\n".join((lower.path, lower.target, lower.gzip_index)) if lower.target else lower.path
+            for lower in self.lowers
+        ]
+
     def lower_paths(self) -> list[str]:
         """The sealed layers, bottom to top, for who can read them without a target.
 
@@ -194,7 +203,7 @@ def _refuse(
 
 
 def _absolute(path: str, key: str, value: str) -> str:
-    if not value.startswith("/") or ".." in value.split("/") or "\0" in value:
+    if not value.startswith("/") or ".." in value.split("/") or "\0" in value or "\n" in value:
         raise ConfigError(
             f'{path}: {key}: expected an absolute path without "..", found {value!r}',
             path=path,

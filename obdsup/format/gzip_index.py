@@ -191,10 +191,20 @@ class GzipBlob:
                 pieces.append(piece)
                 offset += len(piece)
                 length -= len(piece)
+            if offset == self.size and self._stream is not None:
+                self._finish(self._stream)
         except BaseException:
             self._stream = None
             raise
         return b"".join(pieces)
+
+    def _finish(self, stream: _Stream) -> None:
+        """Behind the last byte: the member must end there, and its checksum is compared."""
+        if not stream.is_at_end():
+            raise FormatError(
+                self._index.path, 49, "the length of the content", self.size,
+                field="gzip index uncompressed size",
+            )  # fmt: skip
 
     def _stream_at(self, offset: int) -> _Stream:
         """A stream that stands at ``offset`` and has bytes there."""

@@ -94,11 +94,16 @@ def filter_calls() -> int:
     return -int(lib.obd_process_filter_calls())
 
 
+def _path(name: bytes) -> Any:
+    return ffi.new("char[]", name) if name else ffi.NULL
+
+
 class Image:
     """An opened image; a follower until an engine serves it.
 
     Args:
-        lowers: absolute paths of the sealed layers, bottom to top.
+        lowers: absolute paths of the sealed layers, bottom to top; of a turboOCI layer three, its
+            own, its target's and that of the target's gzip index, which may be "", a line each.
         upper: data and index path of the writable layer, or None.
 
     Raises:
@@ -107,10 +112,12 @@ class Image:
     """
 
     def __init__(self, lowers: list[str], upper: tuple[str, str] | None) -> None:
-        paths = [ffi.new("char[]", os.fsencode(path)) for path in lowers]
-        array = ffi.new("char *[]", paths)
         spec = ffi.new("struct obd_image_spec *")
-        spec.lower_paths, spec.lower_cnt = array, len(paths)
+        files = [[*os.fsencode(lower).split(b"\n"), b"", b""][:3] for lower in lowers]
+        columns = [[_path(name) for name in column] for column in zip(*files, strict=True)]
+        arrays = [ffi.new("char *[]", column) for column in columns] or [ffi.NULL] * 3
+        spec.lower_paths, spec.target_paths, spec.gzip_index_paths = arrays
+        spec.lower_cnt = len(lowers)
         if upper is not None:
             data, index = (ffi.new("char[]", os.fsencode(path)) for path in upper)
             spec.upper_data, spec.upper_index = data, index

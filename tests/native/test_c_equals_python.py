@@ -24,7 +24,9 @@ def compare(config: Path, folder: Path, tmp_path: Path, seed: int) -> None:
     resolved.write_text(text)
     upper = body.get("upper")
     pair = (upper["data"], upper["index"]) if upper else None
-    native = Image([lower["file"] for lower in body.get("lowers", [])], pair)
+    keys = ("file", "targetFile", "gzipIndex")
+    lowers = ["\n".join(lower.get(key, "") for key in keys) for lower in body.get("lowers", [])]
+    native = Image(lowers, pair)
     try:
         with Reference.open(str(resolved)) as reference:
             sectors = native.size_bytes // SECTOR_BYTES
@@ -52,9 +54,6 @@ def test_goldens_read_the_same(config: Path, tmp_path: Path) -> None:
 
 def test_every_image_of_the_vectors_reads_the_same(vectors: Path, tmp_path: Path) -> None:
     names = json.loads((vectors / "manifest.json").read_text())["images"]
-    compared = 0
+    assert len(names) >= 27
     for seed, name in enumerate(sorted(names)):
-        if not name.startswith("turbo/"):  # refused by name: not read by this release
-            compare(vectors / name, vectors, tmp_path, seed)
-            compared += 1
-    assert compared >= 20
+        compare(vectors / name, vectors, tmp_path, seed)
