@@ -130,28 +130,36 @@ static int apply_at(struct obd_apply_run *run, const char *path, const struct ob
 				   : apply_other(run, &place, entry);
 }
 
+static int apply_entry(struct obd_apply_run *run, const struct obd_tar_entry *entry)
+{
+	char *path;
+	int rc;
+
+	if (obd_progress_is_cancelled(run->progress))
+		return obd_fail(run->info, OBD_E_CANCELLED, NULL, "cancelled");
+	rc = obd_apply_clean(run, entry->name, &path);
+	if (rc)
+		return rc;
+	rc = apply_at(run, path, entry);
+	free(path);
+	return rc;
+}
+
 static int apply_entries(struct obd_apply_run *run)
 {
+	struct obd_apply_result *result = run->result;
 	struct obd_tar_entry entry;
 	int rc;
 
-	while ((rc = obd_tar_next(run->tar, run->info, &entry)) > 0) {
-		char *path;
-
-		snprintf(run->result->entry, sizeof(run->result->entry), "%s", entry.name);
-		if (obd_progress_is_cancelled(run->progress))
-			return obd_fail(run->info, OBD_E_CANCELLED, NULL, "cancelled");
-		rc = obd_apply_clean(run, entry.name, &path);
-		if (rc)
+	do {
+		rc = obd_tar_next(run->tar, run->info, &entry);
+		result->entry_offset = entry.offset;
+		snprintf(result->entry, sizeof(result->entry), "%s", entry.name ? entry.name : "");
+		if (rc <= 0)
 			return rc;
-		rc = apply_at(run, path, &entry);
-		free(path);
-		if (rc)
-			return rc;
-		run->result->entries++;
-	}
-	if (!rc)
-		run->result->entry[0] = 0;
+		rc = apply_entry(run, &entry);
+		result->entries++;
+	} while (!rc);
 	return rc;
 }
 

@@ -36,8 +36,9 @@ struct obd_apply_result {
 	uint64_t removed; /* names that whiteouts removed */
 	uint64_t xattrs_skipped;
 	uint8_t digest[32];
-	char entry[1024];  /* the entry that failed, possibly cut; "" when it was none */
-	char detail[1024]; /* the other name it is about, "" if none */
+	uint64_t entry_offset; /* of its header, in the uncompressed tar */
+	char entry[1024];      /* the entry that failed, possibly cut; "" when it was none */
+	char detail[1024];     /* the other name it is about, "" if none */
 };
 
 /* Opens the image for writing, applies, commits, closes. */

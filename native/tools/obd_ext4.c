@@ -209,6 +209,8 @@ int obd_ext4_mkfs(struct obd_image *image, struct obd_errinfo *info, struct obd_
 		ext4->fs->now = NO_TIME;
 		ext4->fs->super->s_def_hash_version = EXT2_HASH_HALF_MD4;
 		ext4->fs->super->s_flags |= EXT2_FLAGS_SIGNED_HASH;
+		ext4->fs->super->s_mkfs_time = NO_TIME;
+		ext4->fs->super->s_lastcheck = NO_TIME;
 		ext4->fs->super->s_max_mnt_count = -1;
 		ext4->fs->super->s_state = EXT2_VALID_FS;
 		ext4->fs->super->s_min_extra_isize = 32;

@@ -136,6 +136,14 @@ static void forget_clean(struct obd_ext4_io *io)
 	io->unit_cnt = kept;
 }
 
+static bool has_changes(const struct obd_ext4_io *io)
+{
+	for (uint32_t i = 0; i < io->unit_cnt; i++)
+		if (io->units[i].is_dirty)
+			return true;
+	return false;
+}
+
 /* A unit with the disk's content, or, if all of it will be overwritten, with zeros. */
 static int get_unit(struct obd_ext4_io *io, uint64_t no, bool will_overwrite,
 		    struct obd_errinfo *info, struct unit **ret)
@@ -148,7 +156,8 @@ static int get_unit(struct obd_ext4_io *io, uint64_t no, bool will_overwrite,
 		return 0;
 	}
 	if (io->unit_cnt >= MAX_UNITS) {
-		rc = obd_ext4_io_flush(io, false, info);
+		if (has_changes(io))
+			rc = obd_ext4_io_flush(io, false, info);
 		if (!rc)
 			forget_clean(io);
 	}

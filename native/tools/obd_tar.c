@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <zlib.h>
 
 #define CHUNK_BYTES (1u << 20)
 
@@ -20,75 +21,148 @@ struct obd_tar {
 	int fd;
 	char *path;
 	struct obd_progress *progress;
-	struct archive *plain; /* the stream without compression */
+	struct archive *plain; /* the stream without compression; NULL: it is gzip */
 	struct archive *tar;
 	struct archive_entry *entry;
 	EVP_MD_CTX *digest; /* NULL: not wanted */
 	uint8_t *chunk;
+	size_t peeked; /* bytes of the chunk that were read to see what it is */
+	z_stream gzip;
+	uint8_t *inflated;
+	bool is_in_member;
 	bool is_at_end;
+	const char *damage; /* of the gzip stream */
 	int read_errno;
 };
 
 static int fail(struct obd_tar *tar, struct archive *archive, const char *what,
 		struct obd_errinfo *info)
 {
-	const char *text = archive_error_string(archive);
+	const char *text = archive ? archive_error_string(archive) : tar->damage;
 
 	if (obd_progress_is_cancelled(tar->progress))
 		return obd_fail(info, OBD_E_CANCELLED, tar->path, "cancelled");
 	if (tar->read_errno)
 		return obd_fail_errno(info, OBD_E_IO, tar->read_errno, tar->path, "read");
-	if (archive_errno(archive) == ENOMEM)
+	if (archive && archive_errno(archive) == ENOMEM)
 		return obd_fail(info, OBD_E_NOMEM, tar->path, what);
 	return obd_fail(info, OBD_E_FORMAT, tar->path, text ? text : what);
 }
 
 /* ---- the file ---- */
 
+/* The file's next bytes into the chunk: how many, 0 at its end, -1 and read_errno. */
+static ssize_t read_some(struct obd_tar *tar, size_t behind)
+{
+	ssize_t got;
+
+	do {
+		got = read(tar->fd, tar->chunk + behind, CHUNK_BYTES - behind);
+	} while (got < 0 && errno == EINTR);
+	if (got < 0)
+		tar->read_errno = errno;
+	else
+		obd_progress_add(tar->progress, (uint64_t)got);
+	return got;
+}
+
+/* The next bytes of the file, in the chunk; the first time those that were peeked at. */
+static ssize_t next_chunk(struct obd_tar *tar)
+{
+	ssize_t got = (ssize_t)tar->peeked;
+
+	if (obd_progress_is_cancelled(tar->progress))
+		return -1;
+	tar->peeked = 0;
+	return got ? got : read_some(tar, 0);
+}
+
 static la_ssize_t read_file(struct archive *archive, void *context, const void **ret)
 {
 	struct obd_tar *tar = context;
-	ssize_t got;
+	ssize_t got = next_chunk(tar);
 
-	if (obd_progress_is_cancelled(tar->progress)) {
-		archive_set_error(archive, ECANCELED, "cancelled");
-		return -1;
-	}
-	do {
-		got = read(tar->fd, tar->chunk, CHUNK_BYTES);
-	} while (got < 0 && errno == EINTR);
-	if (got < 0) {
-		tar->read_errno = errno;
-		archive_set_error(archive, errno, "read");
-		return -1;
-	}
-	obd_progress_add(tar->progress, (uint64_t)got);
+	if (got < 0)
+		archive_set_error(archive, EIO, "read");
 	*ret = tar->chunk;
 	return got;
 }
 
 /* ---- without compression ---- */
 
-/* The next bytes of the plain stream; 0 at its end. */
-static la_ssize_t next_plain(struct obd_tar *tar, const void **ret)
+/*
+ * Inflates until there is something; members follow each other, and zeros behind the last are
+ * padding.
+ */
+static la_ssize_t next_inflated(struct obd_tar *tar, const void **ret)
+{
+	z_stream *gzip = &tar->gzip;
+
+	gzip->next_out = tar->inflated;
+	gzip->avail_out = CHUNK_BYTES;
+	while (gzip->avail_out == CHUNK_BYTES) {
+		int rc;
+
+		if (!gzip->avail_in) {
+			ssize_t got = next_chunk(tar);
+
+			if (got < 0)
+				return -1;
+			if (!got) {
+				tar->damage = "the gzip stream is cut off";
+				return tar->is_in_member ? -1 : 0;
+			}
+			gzip->next_in = tar->chunk;
+			gzip->avail_in = (uInt)got;
+		}
+		if (!tar->is_in_member) {
+			while (gzip->avail_in && !*gzip->next_in) {
+				gzip->next_in++;
+				gzip->avail_in--;
+			}
+			if (!gzip->avail_in)
+				continue;
+			inflateReset(gzip);
+			tar->is_in_member = true;
+		}
+		rc = inflate(gzip, Z_NO_FLUSH);
+		if (rc == Z_STREAM_END)
+			tar->is_in_member = false;
+		else if (rc != Z_OK && rc != Z_BUF_ERROR) {
+			tar->damage = gzip->msg ? gzip->msg : "the gzip stream is damaged";
+			return -1;
+		}
+	}
+	*ret = tar->inflated;
+	return (la_ssize_t)(CHUNK_BYTES - gzip->avail_out);
+}
+
+static la_ssize_t next_block(struct obd_tar *tar, const void **ret)
 {
 	size_t length = 0;
 	la_int64_t offset;
 	int rc;
 
+	if (!tar->plain)
+		return next_inflated(tar, ret);
 	do {
-		rc = tar->is_at_end ? ARCHIVE_EOF
-				    : archive_read_data_block(tar->plain, ret, &length, &offset);
+		rc = archive_read_data_block(tar->plain, ret, &length, &offset);
 	} while (rc == ARCHIVE_OK && !length);
-	if (rc == ARCHIVE_EOF) {
-		tar->is_at_end = true;
+	if (rc == ARCHIVE_EOF)
 		return 0;
-	}
-	if (rc != ARCHIVE_OK)
-		return -1;
-	if (tar->digest)
-		EVP_DigestUpdate(tar->digest, *ret, length);
-	return (la_ssize_t)length;
+	return rc == ARCHIVE_OK ? (la_ssize_t)length : -1;
+}
+
+/* The next bytes of the plain stream; 0 at its end. */
+static la_ssize_t next_plain(struct obd_tar *tar, const void **ret)
+{
+	la_ssize_t got = tar->is_at_end ? 0 : next_block(tar, ret);
+
+	if (!got)
+		tar->is_at_end = true;
+	if (got > 0 && tar->digest)
+		EVP_DigestUpdate(tar->digest, *ret, (size_t)got);
+	return got;
 }
 
 static la_ssize_t read_plain(struct archive *archive, void *context, const void **ret)
@@ -97,27 +171,53 @@ static la_ssize_t read_plain(struct archive *archive, void *context, const void 
 	la_ssize_t got = next_plain(tar, ret);
 
 	if (got < 0)
-		archive_set_error(archive, archive_errno(tar->plain), "%s",
-				  archive_error_string(tar->plain));
+		archive_set_error(archive, EIO, "%s",
+				  tar->plain ? archive_error_string(tar->plain) : tar->damage);
 	return got;
+}
+
+/* Reads the stream's first bytes; true if they are gzip's. */
+static int peek(struct obd_tar *tar, struct obd_errinfo *info, bool *ret)
+{
+	while (tar->peeked < 2) {
+		ssize_t got = read_some(tar, tar->peeked);
+
+		if (got < 0)
+			return obd_fail_errno(info, OBD_E_IO, tar->read_errno, tar->path, "read");
+		if (!got)
+			return obd_fail(info, OBD_E_FORMAT, tar->path,
+					"nothing: not even a tar's end");
+		tar->peeked += (size_t)got;
+	}
+	*ret = tar->chunk[0] == 0x1f && tar->chunk[1] == 0x8b;
+	return 0;
+}
+
+static int open_gzip(struct obd_tar *tar, struct obd_errinfo *info)
+{
+	archive_read_free(tar->plain);
+	tar->plain = NULL;
+	tar->inflated = malloc(CHUNK_BYTES);
+	if (!tar->inflated || inflateInit2(&tar->gzip, 15 + 16) != Z_OK)
+		return obd_fail(info, OBD_E_NOMEM, tar->path, "gzip");
+	return 0;
 }
 
 static int open_plain(struct obd_tar *tar, struct obd_errinfo *info)
 {
 	struct archive_entry *entry;
-	int rc;
+	bool is_gzip = false;
+	int rc = peek(tar, info, &is_gzip);
 
-	archive_read_support_filter_gzip(tar->plain);
+	if (rc)
+		return rc;
+	if (is_gzip)
+		return open_gzip(tar, info);
 	archive_read_support_filter_zstd(tar->plain);
 	archive_read_support_format_raw(tar->plain);
-	archive_read_support_format_empty(tar->plain);
 	rc = archive_read_open(tar->plain, tar, NULL, read_file, NULL);
-	if (rc == ARCHIVE_OK) {
+	if (rc == ARCHIVE_OK)
 		rc = archive_read_next_header(tar->plain, &entry);
-		if (rc == ARCHIVE_EOF)
-			return obd_fail(info, OBD_E_FORMAT, tar->path,
-					"empty: not even a tar's end");
-	}
 	return rc == ARCHIVE_OK ? 0 : fail(tar, tar->plain, "read", info);
 }
 
@@ -164,6 +264,9 @@ void obd_tar_destroy(struct obd_tar *tar)
 		return;
 	archive_read_free(tar->tar);
 	archive_read_free(tar->plain);
+	if (tar->inflated)
+		inflateEnd(&tar->gzip);
+	free(tar->inflated);
 	EVP_MD_CTX_free(tar->digest);
 	free(tar->chunk);
 	free(tar->path);
@@ -178,6 +281,7 @@ static int take_entry(struct obd_tar *tar, struct obd_errinfo *info, struct obd_
 	const char *hard = archive_entry_hardlink(entry);
 
 	*ret = (struct obd_tar_entry){
+		.offset = (uint64_t)archive_read_header_position(tar->tar),
 		.name = archive_entry_pathname(entry),
 		.link = hard ? hard : archive_entry_symlink(entry),
 		.is_hard_link = hard != NULL,
@@ -203,6 +307,7 @@ int obd_tar_next(struct obd_tar *tar, struct obd_errinfo *info, struct obd_tar_e
 {
 	int rc = archive_read_next_header(tar->tar, &tar->entry);
 
+	*ret = (struct obd_tar_entry){.offset = (uint64_t)archive_read_header_position(tar->tar)};
 	if (rc == ARCHIVE_EOF)
 		return 0;
 	if (rc != ARCHIVE_OK) /* also a warning: something would be other than it says */

@@ -21,6 +21,7 @@ struct obd_tar;
 
 /* Pointers: until the next obd_tar_next. */
 struct obd_tar_entry {
+	uint64_t offset; /* of its first header in the uncompressed stream */
 	const char *name;
 	const char *link; /* target of a symlink or hard link, else NULL */
 	bool is_hard_link;
@@ -40,7 +41,7 @@ int obd_tar_create(int fd, const char *path, bool with_digest, struct obd_progre
 		   struct obd_errinfo *info, struct obd_tar **ret);
 void obd_tar_destroy(struct obd_tar *tar);
 
-/* 1 and an entry, 0 at the end, or an error. */
+/* 1 and an entry, 0 at the end, or an error; then ret->name is NULL, or the entry it is about. */
 int obd_tar_next(struct obd_tar *tar, struct obd_errinfo *info, struct obd_tar_entry *ret);
 /* The present entry's data, piece by piece: 1 and a piece, 0 at its end, or an error. */
 int obd_tar_data(struct obd_tar *tar, struct obd_errinfo *info, const void **ret,

@@ -13,12 +13,13 @@ from obdsup.errors import AlreadyServed, ConfigError, FormatError, NativeError
 from obdsup.format.config import ImageConfig
 from obdsup.image import long_call
 from obdsup.image.long_call import Report
-from obdsup.image.native import check, ffi, lib, new_info
-from obdsup.image.spec import image_spec
+from obdsup.image.native import ffi, lib, new_info
+from obdsup.image.spec import check_image, image_spec
 
 __all__ = ["Applied", "apply_tar", "make_file_system"]
 
 STDIN = "-"
+_UNCHANGED = "the file system in the image is as it was"
 
 
 @dataclass(frozen=True)
@@ -64,30 +65,35 @@ def _text(field: Any) -> str:
     return str(ffi.string(field).decode(errors="replace"))
 
 
-def _refuse_entry(tar: str, code: int, info: Any, result: Any) -> None:
-    """Errors about an entry name it; the others are for ``check``."""
+def _refuse_input(tar: str, code: int, info: Any, result: Any) -> None:
+    """Errors about the tar say where in it, and which entry; the others are for ``check_image``."""
     entry, path = _text(result.entry), _text(info.path)
-    if not entry or code == lib.OBD_OK or info.sys_errno or path not in ("", tar):
+    if code == lib.OBD_OK or info.sys_errno or path not in (tar, "" if entry else tar):
         return
-    subject = f"{tar}: entry {entry!r}: {_text(info.what)}"
+    what = _text(info.what)
     if detail := _text(result.detail):
-        subject += f": {detail!r}"
+        what += f": {detail!r}"
     if info.expected or info.got:
-        subject += f": {info.expected}, {info.got}"
+        what += f": {info.expected}, {info.got}"
     if code in (lib.OBD_E_FORMAT, lib.OBD_E_UNSUPPORTED):
-        error = FormatError.__new__(FormatError)
-        super(FormatError, error).__init__(subject, hint="nothing was changed", path=tar)
-        error.fields["entry"] = entry
-        raise error
-    if code != lib.OBD_E_CANCELLED:
-        raise NativeError(
-            subject,
-            hint="nothing was changed",
-            op="apply",
-            code=_text(lib.obd_err_name(code)),
-            path=tar,
+        raise FormatError(
+            tar,
+            int(result.entry_offset),
+            "one that can be applied" if entry else "a whole tar",
+            what,
+            field=f"entry {entry!r}" if entry else "",
+            hint=_UNCHANGED,
             entry=entry,
         )
+    name = _text(lib.obd_err_name(code))
+    raise NativeError(
+        f"{tar}: entry {entry!r}: {what}" if entry else f"{tar}: {what}",
+        hint=_UNCHANGED,
+        op="apply",
+        code=name,
+        path=tar,
+        entry=entry,
+    )
 
 
 def apply_tar(
@@ -133,8 +139,8 @@ def apply_tar(
     if code == lib.OBD_E_CHECKSUM and expected_sha256 and not _text(info.path):
         found = bytes(ffi.buffer(result.digest)).hex()
         raise FormatError(tar, 0, expected_sha256, found, field="sha256 of the uncompressed tar")
-    _refuse_entry(tar, code, info, result)
-    _check_in(image, code, info)
+    _refuse_input(tar, code, info, result)
+    check_image(image, "apply", code, info)
     return Applied(
         entries=int(result.entries),
         data_bytes=int(result.data_bytes),
@@ -142,13 +148,6 @@ def apply_tar(
         xattrs_skipped=int(result.xattrs_skipped),
         sha256=bytes(ffi.buffer(result.digest)).hex() if options.digest else "",
     )
-
-
-def _check_in(image: ImageConfig, code: int, info: Any) -> None:
-    """As ``check``; what is wrong in the image's file system has no path of its own."""
-    if code != lib.OBD_OK and not _text(info.path):
-        info.path = os.fsencode(image.path)[:500]
-    check("apply", code, info)
 
 
 def _digest(text: str) -> bytes:
@@ -174,4 +173,4 @@ def make_file_system(image: ImageConfig) -> None:
     spec = image_spec(image, keep)
     code = long_call.run(lambda progress: int(lib.obd_apply_mkfs(spec, info)))
     _refuse_locked(code, upper)
-    _check_in(image, code, info)
+    check_image(image, "apply", code, info)

@@ -18,13 +18,14 @@ from obdsup.cli.image import (
     merge,
     new_upper,
     seal,
+    tree,
     verify,
 )
 
 __all__ = ["add_parser"]
 
 # In the order of the help.
-_COMMANDS = (info, verify, export, import_disk, new_upper, apply, commit, seal, compact, merge)
+_COMMANDS = (info, tree, verify, export, import_disk, new_upper, apply, commit, seal, compact, merge)
 
 _GROUP_EXAMPLES = """examples:
   obdsup image info config.v1.json

@@ -6,11 +6,11 @@ import contextlib
 import os
 
 from obdsup.errors import ConfigError
-from obdsup.format import lsmt_header, zfile_header
+from obdsup.format import config, lsmt_header, zfile_header
 from obdsup.format.blob import FileBlob
 from obdsup.format.image import Image
 
-__all__ = ["open_image", "refuse_own_files"]
+__all__ = ["disk_or_image", "image_files", "open_image", "refuse_own_files"]
 
 
 def _is_layer(path: str) -> bool:
@@ -28,6 +28,18 @@ def _is_layer(path: str) -> bool:
 def open_image(path: str) -> Image:
     """The image of a config, or of a single layer file."""
     return Image.of_layer(path) if _is_layer(path) else Image.open(path)
+
+
+def image_files(path: str) -> config.ImageConfig:
+    """The files of a config, or of a single layer file, for the C core to open."""
+    if _is_layer(path):
+        return config.ImageConfig(path, (config.Lower(path),), None)
+    return config.load(path)
+
+
+def disk_or_image(path: str, *, is_raw: bool) -> config.ImageConfig | str:
+    """A raw disk's path as it is, else as ``image_files``."""
+    return path if is_raw else image_files(path)
 
 
 def refuse_own_files(output: str, inputs: list[str]) -> None:
