@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import functools
 import heapq
 import itertools
 import logging
 import os
 import signal
 import socket
+import struct
 import threading
 import time
 from collections import deque
@@ -36,6 +38,7 @@ __all__ = ["WORKERS_GROUP", "EmbeddedSupervisor", "make_options"]
 WORKERS_GROUP = "workers"
 POLL_LONGEST_S = 1.0
 LEFT_AT_ONCE = 8  # of what can wait, in a turn that found nothing else to do
+_PEERCRED = struct.Struct("3i")
 log = logging.getLogger("obdsup.supervisord")
 
 
@@ -127,6 +130,26 @@ class _Wakeup:
         log.exception("wakeup failed")
 
 
+def _accept_known(listener: socket.socket) -> tuple[socket.socket, str] | None:
+    """Takes a connection of root or of our own user, as the control socket does; another user's is
+    closed: the mode of a socket is only as good as whoever may change it.
+
+    Raises:
+        OSError: as of accept.
+    """
+    try:
+        connection, _ = listener.accept()
+    except BlockingIOError:
+        return None
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
+    _, uid, _ = _PEERCRED.unpack(raw)
+    if uid not in (0, os.geteuid()):
+        connection.close()
+        log.warning("supervisorctl: uid %d may not control this supervisor", uid)
+        return None
+    return connection, ""
+
+
 class EmbeddedSupervisor(Supervisor):  # type: ignore[misc]
     """supervisord whose loop reaps before it makes transitions and survives bad handlers.
 
@@ -155,6 +178,8 @@ class EmbeddedSupervisor(Supervisor):  # type: ignore[misc]
         self.add_process_group(config)
         _remove_stale(Path(self.options.server_configs[0]["file"]))
         self.options.openhttpservers(self)
+        for _, server in self.options.httpservers:
+            server.accept = functools.partial(_accept_known, server.socket)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGHUP, self._on_hangup)

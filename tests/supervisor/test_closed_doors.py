@@ -80,6 +80,28 @@ def test_another_user_is_refused_by_its_credentials_even_when_the_socket_is_open
     assert measured.client.call("status")["pid"]
 
 
+@pytest.mark.host
+def test_another_user_gets_no_answer_from_supervisorctls_socket_even_when_it_is_open(
+    measured: FakeService,
+) -> None:
+    path = measured.root / "run" / "supervisor.sock"
+    for folder in (measured.root, measured.root / "run"):
+        folder.chmod(0o755)
+    path.chmod(0o666)
+
+    def answered() -> int:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.connect(str(path))
+            with contextlib.suppress(OSError):
+                sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                return int(sock.recv(100) != b"")
+        return 0
+
+    assert answered() == 1, "root is"
+    assert run_as_nobody(answered) == 0
+    assert measured.client.call("status")["pid"]
+
+
 def _connects(path: Path) -> bool:
     for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET):
         with socket.socket(socket.AF_UNIX, kind) as sock:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +12,14 @@ from typing import Any, cast
 
 import pytest
 
-from obdsup.errors import AlreadyServed, ConfigError, FormatError, ObdError, WorkerLost
+from obdsup.errors import (
+    AlreadyServed,
+    ConfigError,
+    FormatError,
+    ObdError,
+    ProviderError,
+    WorkerLost,
+)
 from obdsup.supervisor.foreign_listener import ForeignListener, status_of
 from obdsup.supervisor.provider.foreign_rings import (
     DAEMON_NAME,
@@ -19,7 +28,7 @@ from obdsup.supervisor.provider.foreign_rings import (
     foreign_rings,
 )
 from obdsup.supervisor.provider.tcmu_foreign import ForeignTcmuProvider
-from obdsup.supervisor.provider.tcmu_netlink import NoticesLost
+from obdsup.supervisor.provider.tcmu_netlink import NoticesLost, take_only_listener
 from obdsup.supervisor.provider.tcmu_notice import Notice, NoticeKind
 from obdsup.supervisor.result_file import write_result
 from tests.conftest import eventually
@@ -299,3 +308,20 @@ def test_after_lost_notices_what_is_there_is_served(bench: Bench, configfs: Fake
     assert (parameters / "block_netlink").read_text() == "0"
     assert bench.wait_for(1) == {5: 0}
     assert "lost" in bench.events.reasons[0]
+
+
+def test_one_listener_holds_a_lock_that_only_its_owner_can_open(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    fd = take_only_listener(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with pytest.raises(AlreadyServed, match="another obdsup supervisor"):
+        take_only_listener(path)
+    os.close(fd)
+    os.close(take_only_listener(path))
+
+
+def test_a_link_in_the_locks_place_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ProviderError, match="lock"):
+        take_only_listener(tmp_path / "lock")
+    assert not (tmp_path / "elsewhere").exists()

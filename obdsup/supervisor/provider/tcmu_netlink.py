@@ -1,13 +1,15 @@
 """The socket to the kernel's generic netlink family TCM-USER, and the kernel's side of it.
 
 One thread reads; any thread answers. Two listeners would both answer every message, so there is
-one per network namespace: an abstract unix socket, gone with its holder, keeps a second one out.
+one per host: the lock of a file that only root can open, gone with its holder, keeps a second one
+out. (The name of an abstract socket is anybody's to take.)
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import select
 import socket
@@ -33,11 +35,12 @@ __all__ = [
     "TcmuNetlink",
     "fail_pending_requests",
     "set_blocked",
+    "take_only_listener",
 ]
 
 FAMILY, GROUP = "TCM-USER", "config"
 RECEIVE_BUFFER_BYTES = 4 << 20  # the default overflows at about 50 devices at once
-_ONLY_LISTENER = "\0obdsup.tcm-user"
+ONLY_LISTENER = Path("/run/obdsup.tcm-user.lock")
 _SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 270, 1
 _SO_RCVBUFFORCE = 33
 _NETLINK_GENERIC = 16
@@ -62,7 +65,7 @@ class TcmuNetlink:
         self._lock = threading.Lock()
         self._sequence = 0
         with contextlib.ExitStack() as undo:
-            undo.enter_context(_take_only_listener())
+            undo.callback(os.close, take_only_listener(ONLY_LISTENER))
             try:
                 # Answers have a socket of their own: acknowledgements and notices never mix.
                 self._notices = undo.enter_context(_generic_socket())
@@ -176,17 +179,27 @@ def _generic_socket() -> socket.socket:
     return made
 
 
-def _take_only_listener() -> socket.socket:
-    only = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+def take_only_listener(path: Path) -> int:
+    """The locked file's fd, the caller's: the lock goes with it, or with the process.
+
+    Raises:
+        AlreadyServed: another process holds it.
+        ProviderError: the file can not be made.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        only.bind(_ONLY_LISTENER)
+        fd = os.open(path, flags, 0o600)
     except OSError as error:
-        only.close()
+        raise ProviderError(f"lock {path}: {error.strerror}") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
         raise AlreadyServed(
             "another obdsup supervisor serves the devices made in configfs",
             hint="only one per host can",
-        ) from error
-    return only
+        ) from None
+    return fd
 
 
 def set_blocked(roots: KernelRoots, *, is_blocked: bool) -> None:
