@@ -572,7 +572,7 @@ def test_stop_is_refused_while_serving(
             client.call("stop")
         client.call("drain", device="disk", timeout_ms=5000)
         client.call("stop")
-        assert worker.process.wait(timeout=10) == 0
+        assert worker.process.wait(timeout=60) == 0
         assert not worker.path.exists()
 
 

@@ -81,7 +81,7 @@ def test_systemd_gets_and_loses_a_devices_fds(tmp_path: Path) -> None:
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(path))
-        manager.settimeout(5)
+        manager.settimeout(60)
         held = HeldFds({"NOTIFY_SOCKET": str(path)})
         fds = pipe_fds(2)
         held.store_device("a", fds[:1], "uio", 4096, fds[1])

@@ -23,7 +23,7 @@ from tests.conftest import REPO
 def journal(tmp_path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(tmp_path / "journal"))
-        sock.settimeout(10)
+        sock.settimeout(60)
         yield sock
 
 
