@@ -18,7 +18,7 @@ from obdsup.format.lsmt_index import MAX_SEGMENT_SECTORS, Segment
 from obdsup.format.segment_map import SegmentMap
 from obdsup.format.units import SECTOR_BYTES, Sectors
 
-__all__ = ["SparseUpper", "is_sparse", "read_uuid_field"]
+__all__ = ["SparseUpper", "is_sparse"]
 
 _FIRST_SECTOR = AREA_BYTES // SECTOR_BYTES
 
@@ -26,11 +26,6 @@ _FIRST_SECTOR = AREA_BYTES // SECTOR_BYTES
 def is_sparse(header: LsmtHeader) -> bool:
     """Whether a data file's header says that sectors have their places."""
     return bool(header.flags & lsmt_header.LsmtFlags.SPARSE)
-
-
-def read_uuid_field(data: FileBlob) -> bytes:
-    """The uuid as it stands in the header, up to its NUL, in the 37 bytes of the field."""
-    return data.read_at(56, 36).split(b"\0", 1)[0].ljust(37, b"\0")
 
 
 def _pieces(begin: int, end: int, *, is_zeroed: bool) -> list[Segment]:
@@ -79,7 +74,7 @@ class SparseUpper:
             )
         # in this order: a hole is made behind its record, so what we take for a hole has one
         extents = data.data_extents()
-        self.uuid_field = read_uuid_field(data)
+        self.uuid_field = zeroes.uuid_field(data)
         self.zeroed_ranges = zeroes.decode(
             _read_beside(data.path + zeroes.SUFFIX), self.uuid_field, data.path + zeroes.SUFFIX
         )

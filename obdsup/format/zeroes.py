@@ -19,19 +19,35 @@ import struct
 from collections.abc import Iterator
 
 from obdsup.errors import FormatError
+from obdsup.format.blob import Blob
 from obdsup.format.crc import crc32c_raw
 from obdsup.format.lsmt_index import MAX_SEGMENT_SECTORS
 
-__all__ = ["HEADER_BYTES", "SUFFIX", "decode", "encode_header", "encode_range"]
+__all__ = [
+    "HEADER_BYTES",
+    "RECORD_BYTES",
+    "SUFFIX",
+    "decode",
+    "encode_header",
+    "encode_range",
+    "sound_records",
+    "uuid_field",
+]
 
 SUFFIX = ".zeroes"
 HEADER_BYTES = 128
 _HEADER = struct.Struct("<8sI4x37s")
 _RECORD = struct.Struct("<QII")
+RECORD_BYTES = _RECORD.size
 _MAGIC = b"OBDZERO\0"
 _VERSION = 1
 _OFFSET_BITS = 50
 _NO_OFFSET = (1 << _OFFSET_BITS) - 1
+
+
+def uuid_field(data: Blob) -> bytes:
+    """The uuid as it stands in the data file's header, up to its NUL, in the field's 37 bytes."""
+    return data.read_at(56, 36).split(b"\0", 1)[0].ljust(37, b"\0")
 
 
 def encode_header(uuid: bytes) -> bytes:
@@ -65,19 +81,39 @@ def decode(raw: bytes, uuid: bytes, path: str) -> list[tuple[int, int]]:
     ranges: list[tuple[int, int]] = []
     bad_at = 0
     for at, record in _records(raw):
-        low, _, crc = _RECORD.unpack(record)
-        offset, length = low & _NO_OFFSET, low >> _OFFSET_BITS
-        if (
-            not length
-            or offset == _NO_OFFSET
-            or crc != crc32c_raw(crc32c_raw(0, header), record[:12])
-        ):
+        found = _range_of(record, header)
+        if found is None:
             bad_at = bad_at or at
         elif bad_at:
-            raise FormatError(path, bad_at, "a record of zeroes", "damage before a good one")
+            raise FormatError(
+                path, bad_at, "a record of zeroes", "damage before a good one",
+                hint="obdsup image repair DATA INDEX drops it",
+            )  # fmt: skip
         else:
-            ranges.append((offset, offset + length))
+            ranges.append(found)
     return ranges
+
+
+def _range_of(record: bytes, header: bytes) -> tuple[int, int] | None:
+    low, _, crc = _RECORD.unpack(record)
+    offset, length = low & _NO_OFFSET, low >> _OFFSET_BITS
+    if not length or offset == _NO_OFFSET:
+        return None
+    if crc != crc32c_raw(crc32c_raw(0, header), record[:12]):
+        return None
+    return offset, offset + length
+
+
+def sound_records(raw: bytes, uuid: bytes) -> tuple[bytes, list[int]]:
+    """The good records of a file, and where the others are; none of another data file's."""
+    header = encode_header(uuid)
+    sound, bad = bytearray(), []
+    for at, record in _records(raw) if raw[:HEADER_BYTES] == header else ():
+        if _range_of(record, header) is None:
+            bad.append(at)
+        else:
+            sound += record
+    return bytes(sound), bad
 
 
 def _records(raw: bytes) -> Iterator[tuple[int, bytes]]:

@@ -16,7 +16,7 @@ from obdsup.image.long_call import Report
 from obdsup.image.native import check, ffi, lib, new_info
 from obdsup.image.zfile import ZFileOptions, wrap_in_tar
 
-__all__ = ["Committed", "LayerOptions", "Sources", "write_layer"]
+__all__ = ["Committed", "LayerOptions", "Sources", "layer_facts", "result_of", "write_layer"]
 
 _MAX_USER_TAG_BYTES = 256
 
@@ -111,6 +111,11 @@ def write_layer(
         check("write the layer", code, info)
         if options.in_tar:
             wrap_in_tar(file.fileno(), int(done.file_bytes))
+    return result_of(target, done, options)
+
+
+def result_of(target: str, done: Any, options: LayerOptions) -> Committed:
+    """What a ``struct obd_committed`` and the options that led to it say."""
     return Committed(
         file_bytes=os.path.getsize(target),
         layer_bytes=int(done.layer_bytes),
@@ -119,9 +124,17 @@ def write_layer(
         data_bytes=int(done.data_bytes),
         zeroed_bytes=int(done.zeroed_bytes),
         longest_block_bytes=int(done.longest_bytes),
-        uuid=uuid,
-        parent_uuid=parent,
+        uuid=options.uuid,
+        parent_uuid=options.parent_uuid or NULL_UUID,
     )
+
+
+def layer_facts(options: LayerOptions, keep: list[Any]) -> Any:
+    """A ``struct obd_commit_spec`` without sources; ``keep`` must live as long as it is used."""
+    uuid = parse_uuid(options.uuid) if options.uuid else NULL_UUID
+    parent = parse_uuid(options.parent_uuid) if options.parent_uuid else NULL_UUID
+    options = replace(options, uuid=uuid, parent_uuid=parent)
+    return _spec(Sources(), options, _user_tag(options), keep)
 
 
 def _refuse_source(target: str, sources: Sources) -> None:
@@ -133,12 +146,17 @@ def _refuse_source(target: str, sources: Sources) -> None:
             raise ConfigError(f"{target}: is an input of this command too")
 
 
-def _facts(sources: Sources, options: LayerOptions) -> tuple[str, str, bytes]:
+def _user_tag(options: LayerOptions) -> bytes:
     tag = options.user_tag.encode()
     if len(tag) > _MAX_USER_TAG_BYTES or b"\x00" in tag:
         raise ConfigError(
             f"user tag: expected at most {_MAX_USER_TAG_BYTES} bytes, found {len(tag)}"
         )
+    return tag
+
+
+def _facts(sources: Sources, options: LayerOptions) -> tuple[str, str, bytes]:
+    tag = _user_tag(options)
     uuid = parse_uuid(options.uuid) if options.uuid else NULL_UUID
     if options.parent_uuid is None:
         return uuid, _parent_of_bottom(sources), tag

@@ -12,11 +12,14 @@ from obdsup.cli.image import (
     apply,
     commit,
     compact,
+    diff,
     export,
+    gzip_index,
     import_disk,
     info,
     merge,
     new_upper,
+    repair,
     seal,
     tree,
     verify,
@@ -25,7 +28,22 @@ from obdsup.cli.image import (
 __all__ = ["add_parser"]
 
 # In the order of the help.
-_COMMANDS = (info, tree, verify, export, import_disk, new_upper, apply, commit, seal, compact, merge)
+_COMMANDS = (
+    info,
+    tree,
+    verify,
+    diff,
+    export,
+    import_disk,
+    new_upper,
+    repair,
+    apply,
+    commit,
+    seal,
+    compact,
+    merge,
+    gzip_index,
+)
 
 _GROUP_EXAMPLES = """examples:
   obdsup image info config.v1.json

@@ -6,11 +6,12 @@ import argparse
 from typing import Any
 
 from obdsup.cli.image.command import add_command
-from obdsup.cli.image.opening import open_image, refuse_own_files
+from obdsup.cli.image.opening import image_files, refuse_own_files
 from obdsup.cli.output import print_json
-from obdsup.cli.progress import Report, progress
-from obdsup.format.image import Image
-from obdsup.format.sink import atomic_output
+from obdsup.cli.progress import progress
+from obdsup.image.export import disk_sha256, export_disk
+from obdsup.image.opened import size_of
+from obdsup.image.spec import file_paths
 
 __all__ = ["add"]
 
@@ -37,29 +38,21 @@ def run_export(args: argparse.Namespace) -> int:
     """Writes the virtual disk, or prints its digest."""
     if not args.output and not args.sha256:
         args.usage_error("give -o DISK, --sha256 or both")
-    with open_image(args.image) as image:
-        facts: dict[str, object] = {"image": args.image, "virtual_size_bytes": image.size_bytes}
-        if args.output:
-            refuse_own_files(args.output, image.file_paths)
-            with progress("export") as report:
-                _write_disk(image, args.output, may_replace=args.force, report=report)
-            facts["output"] = args.output
-        if args.sha256:
-            with progress("sha256") as report:
-                facts["sha256"] = image.sha256(lambda done: report(done, image.size_bytes))
+    image = image_files(args.image)
+    size_bytes = size_of(image)
+    facts: dict[str, object] = {"image": args.image, "virtual_size_bytes": size_bytes}
+    if args.output:
+        refuse_own_files(args.output, file_paths(image))
+        with progress("export") as report:
+            export_disk(image, args.output, may_replace=args.force, report=report)
+        facts["output"] = args.output
+    if args.sha256:
+        with progress("sha256") as report:
+            facts["sha256"] = disk_sha256(image, report)
     if args.json:
         print_json(facts)
     elif args.sha256:
         print(facts["sha256"])
     else:
-        print(f"{args.output}: {image.size_bytes} bytes")
+        print(f"{args.output}: {size_bytes} bytes")
     return 0
-
-
-def _write_disk(image: Image, path: str, *, may_replace: bool, report: Report) -> None:
-    with atomic_output(path, may_replace=may_replace) as file:
-        file.truncate(image.size_bytes)
-        for offset, data in image.stack.chunks():
-            file.seek(offset)
-            file.write(data)
-            report(offset + len(data), image.size_bytes)

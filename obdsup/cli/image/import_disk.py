@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from obdsup.cli.image.command import add_command, block_size, show
-from obdsup.cli.image.opening import open_image, refuse_own_files
+from obdsup.cli.image.command import add_command
+from obdsup.cli.image.layer_options import add_layer_options, layer_options, show_layer
+from obdsup.cli.image.opening import image_files, refuse_own_files
 from obdsup.cli.progress import progress
-from obdsup.format.layer_writer import LayerWriter
-from obdsup.format.lsmt_header import NULL_UUID, parse_uuid
-from obdsup.format.raw_disk import RawDisk
-from obdsup.format.sink import SeekableSink, atomic_output
-from obdsup.format.units import SECTOR_BYTES
-from obdsup.format.zfile_header import Algorithm
-from obdsup.format.zfile_writer import ZFileWriter
+from obdsup.format.config import ImageConfig
+from obdsup.image.import_disk import import_disk
+from obdsup.image.info import top_uuid
+from obdsup.image.spec import file_paths
 
 __all__ = ["add"]
 
@@ -34,67 +30,20 @@ def add(commands: Any) -> None:
         "Zero sectors are not stored. With --base only sectors that differ from that image are.",
     )
     parser.add_argument("disk", metavar="DISK", help="raw disk: a file or block device")
-    parser.add_argument("-o", "--output", metavar="LAYER", required=True)
-    parser.add_argument(
-        "--zfile", choices=["lz4", "zstd"], help="compress, with a checksum per block"
-    )
-    parser.add_argument(
-        "--block-size",
-        metavar="SIZE",
-        type=block_size,
-        help="4k (default), 8k, 16k, 32k; other readers may refuse 64k",
-    )
     parser.add_argument("--base", metavar="CONFIG", help="the image the new layer goes on top of")
-    parser.add_argument("--uuid", metavar="UUID", help="of the layer (default: none)")
-    parser.add_argument(
-        "--parent",
-        metavar="UUID",
-        help="of the layer below (default: that of the base's top layer)",
-    )
-    parser.add_argument("--force", action="store_true", help="replace LAYER when it exists")
+    add_layer_options(parser, parent_of="nobody, or the base's top layer")
 
 
 def run_import(args: argparse.Namespace) -> int:
     """Makes a layer of a raw disk."""
-    if args.block_size and not args.zfile:
-        args.usage_error("--block-size needs --zfile")
-    with contextlib.ExitStack() as opened:
-        disk = RawDisk(args.disk)
-        opened.callback(disk.close)
-        base = opened.enter_context(open_image(args.base)) if args.base else None
-        refuse_own_files(args.output, [args.disk, *(base.file_paths if base else [])])
-        uuid = parse_uuid(args.uuid) if args.uuid else NULL_UUID
-        parent = parse_uuid(args.parent) if args.parent else (base.top_uuid if base else NULL_UUID)
-        report = opened.enter_context(progress("import"))
-        with atomic_output(args.output, may_replace=args.force) as file:
-            sink, finish = _layer_sink(file, args.zfile, args.block_size or 4096)
-            writer = LayerWriter(sink, disk.size_bytes, uuid=uuid, parent_uuid=parent)
-            disk.write_difference(
-                writer, base.stack if base else None, lambda done: report(done, disk.size_bytes)
-            )
-            writer.finish()
-            finish()
-    segments = writer.segments
-    show(
-        args,
-        {
-            "layer": args.output,
-            "file_bytes": os.path.getsize(args.output),
-            "virtual_size_bytes": disk.size_bytes,
-            "segments": len(segments),
-            "data_bytes": sum(s.length for s in segments if not s.is_zeroed) * SECTOR_BYTES,
-            "zeroed_bytes": sum(s.length for s in segments if s.is_zeroed) * SECTOR_BYTES,
-            "uuid": uuid,
-            "parent_uuid": parent,
-        },
-    )
+    options = layer_options(args)
+    base: ImageConfig | None = image_files(args.base) if args.base else None
+    refuse_own_files(args.output, [args.disk, *(file_paths(base) if base else [])])
+    if base is not None and options.parent_uuid is None:
+        options = replace(options, parent_uuid=top_uuid(base))
+    with progress("import") as report:
+        layer = import_disk(
+            args.disk, args.output, options, base=base, may_replace=args.force, report=report
+        )
+    show_layer(args, layer)
     return 0
-
-
-def _layer_sink(
-    file: SeekableSink, algorithm: str | None, block_bytes: int
-) -> tuple[Any, Callable[[], None]]:
-    if algorithm is None:
-        return file, lambda: None
-    zfile = ZFileWriter(file, Algorithm[algorithm.upper()], block_bytes)
-    return zfile, zfile.finish

@@ -7,15 +7,17 @@ import sys
 from typing import Any
 
 from obdsup.cli.image.command import add_command, show
-from obdsup.cli.image.opening import open_image
 from obdsup.cli.output import print_json
 from obdsup.cli.progress import progress
 from obdsup.errors import FormatError
-from obdsup.format.image import Image, Problem
-
-_SHOWN_PROBLEMS = 100
+from obdsup.format.config import ImageConfig
+from obdsup.image.info import describe_image, load
+from obdsup.image.verify import Damage, verify_image
 
 __all__ = ["add"]
+
+_SHOWN_DAMAGES = 100
+_SHOWN_RANGES = 3
 
 
 def add(commands: Any) -> None:
@@ -25,47 +27,62 @@ def add(commands: Any) -> None:
         "verify",
         run_verify,
         "read every block of every layer and check it",
-        "  obdsup image verify config.v1.json\n\n"
-        "Exit code 11 when a block is damaged; each is named.",
+        "  obdsup image verify config.v1.json\n"
+        "  obdsup image verify upper.data upper.index\n\n"
+        "Exit code 11 when a block is damaged; each is named, with the part of the disk that\n"
+        "depends on it.",
     )
     parser.add_argument("image", metavar="CONFIG_OR_LAYER")
+    parser.add_argument("index", metavar="INDEX", nargs="?", default="", help="of a writable layer")
+    parser.add_argument(
+        "--chain", action="store_true", help="a parent uuid that is not that of the layer below"
+    )
 
 
-def _problem_facts(image: Image, problem: Problem) -> dict[str, object]:
-    error = problem.error
-    is_upper = problem.layer == len(image.lowers)
+def _facts(image: ImageConfig, damage: Damage) -> dict[str, object]:
+    is_upper = damage.layer == len(image.lowers)
     return {
-        "layer": "upper" if is_upper else problem.layer,
-        "file": str(error.fields.get("path", "")),
-        "offset": error.fields.get("offset"),
-        "message": error.what,
+        "layer": "upper" if is_upper else damage.layer,
+        "file": str(damage.error.fields.get("path", "")),
+        "offset": damage.error.fields.get("offset"),
+        "disk_ranges": damage.disk_ranges,
+        "message": damage.error.what,
     }
+
+
+def _line(problem: dict[str, Any]) -> str:
+    ranges: list[tuple[int, int]] = problem["disk_ranges"]
+    text = f"layer {problem['layer']}: {problem['message']}"
+    if ranges:
+        shown = ", ".join(f"{begin} to {end}" for begin, end in ranges[:_SHOWN_RANGES])
+        text += f"; bytes of the disk: {shown}" + (" …" if len(ranges) > _SHOWN_RANGES else "")
+    return text
 
 
 def run_verify(args: argparse.Namespace) -> int:
     """Reads every block; the exit code of FormatError when one is damaged."""
-    found: list[dict[str, object]] = []
-    with open_image(args.image) as image:
-        total = image.block_cnt()
-        with progress("verify") as report:
-            found.extend(
-                _problem_facts(image, problem)
-                for problem in image.problems(lambda done: report(done, total))
-            )
-        facts: dict[str, object] = {
-            "image": args.image,
-            "ok": not found,
-            "layers": len(image.lowers) + (image.upper is not None),
-            "blocks": total,
-            "torn_tail_bytes": image.upper.torn_bytes if image.upper else 0,
-            "problem_count": len(found),
-        }
+    image = load(args.image, args.index)
+    with progress("verify") as report:
+        found = verify_image(image, report)
+    problems = [_facts(image, damage) for damage in found.damages]
+    breaks: Any = describe_image(image)["warnings"] if args.chain else []
+    is_ok = not found.damage_cnt and not breaks
+    facts: dict[str, object] = {
+        "image": args.image,
+        "ok": is_ok,
+        "layers": len(image.lowers) + (image.upper is not None),
+        "blocks": found.block_cnt,
+        "torn_tail_bytes": found.torn_tail_bytes,
+        "problem_count": found.damage_cnt + len(breaks),
+    }
     if args.json:
-        print_json(facts | {"problems": found})
+        print_json(facts | {"problems": problems, "chain": breaks})
     else:
-        for problem in found[:_SHOWN_PROBLEMS]:
-            print(f"layer {problem['layer']}: {problem['message']}", file=sys.stderr)
-        if len(found) > _SHOWN_PROBLEMS:
-            print(f"… and {len(found) - _SHOWN_PROBLEMS} more", file=sys.stderr)
+        for problem in problems[:_SHOWN_DAMAGES]:
+            print(_line(problem), file=sys.stderr)
+        for one in breaks:
+            print(f"chain: {one}", file=sys.stderr)
+        if found.damage_cnt > _SHOWN_DAMAGES:
+            print(f"… and {found.damage_cnt - _SHOWN_DAMAGES} more", file=sys.stderr)
         show(args, facts)
-    return FormatError.exit_code if found else 0
+    return 0 if is_ok else FormatError.exit_code
