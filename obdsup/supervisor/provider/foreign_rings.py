@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from obdsup.supervisor.provider.base import ProviderIds
-from obdsup.supervisor.provider.kernel_files import KernelRoots, holders_of
+from obdsup.supervisor.provider.kernel_files import KernelRoots, holders_of, texts_below
 from obdsup.supervisor.provider.tcmu_notice import config_path
 
 __all__ = ["FOREIGN_PROVIDER", "ForeignRing", "foreign_daemons", "foreign_rings", "ring_holders"]
@@ -62,11 +62,12 @@ class ForeignRing:
 def foreign_rings(roots: KernelRoots) -> dict[ForeignRing, Path]:
     """All that are enabled now, each with its uio device in sysfs."""
     found = {}
-    for sysfs in sorted((roots.sys / "class" / "uio").glob("uio*")):
-        with contextlib.suppress(OSError, ValueError):  # went away, or is another's
-            kind, hba, device, config = (sysfs / "name").read_text().rstrip("\n").split("/", 3)
+    folder = roots.sys / "class" / "uio"
+    for entry, name in texts_below(folder, "name"):
+        with contextlib.suppress(ValueError):  # is another's
+            kind, hba, device, config = name.split("/", 3)
             if kind == "tcm-user" and config_path(config):
-                found[ForeignRing(int(hba), device, config)] = sysfs
+                found[ForeignRing(int(hba), device, config)] = folder / entry
     return found
 
 
@@ -77,9 +78,5 @@ def ring_holders(roots: KernelRoots, sysfs: Path) -> list[int]:
 
 def foreign_daemons(roots: KernelRoots) -> list[int]:
     """The processes that are overlaybd-tcmu."""
-    found = []
-    for process in roots.proc.glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if (process / "comm").read_text().strip() == DAEMON_NAME:
-                found.append(int(process.name))
-    return sorted(found)
+    processes = texts_below(roots.proc, "comm")
+    return sorted(int(pid) for pid, name in processes if name == DAEMON_NAME and pid.isdigit())

@@ -9,18 +9,19 @@ import contextlib
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from obdsup.errors import ProviderError
 
-__all__ = ["KernelRoots", "holders_of", "wait_for"]
+__all__ = ["KernelRoots", "holders_of", "texts_below", "wait_for"]
 
 T = TypeVar("T")
 
 _POLL_S = 0.01
+_TEXT_MAX_BYTES = 4096  # what an attribute of sysfs holds at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,30 @@ class KernelRoots:
                 hint="a stale node: remove it, the right one is made again",
             )
         return node
+
+
+def texts_below(folder: Path, file_name: str) -> Iterator[tuple[str, str]]:
+    """Name and the text of ``file_name`` of each entry that has one, without its line's end.
+
+    Plain system calls: with a hundred devices this is done tens of thousands of times.
+    """
+    base = str(folder)
+    try:
+        entries = sorted(os.listdir(base))
+    except OSError:
+        return
+    for entry in entries:
+        try:
+            fd = os.open(f"{base}/{entry}/{file_name}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # has none, or went away while we looked
+            continue
+        try:
+            text = os.read(fd, _TEXT_MAX_BYTES)
+        except OSError:
+            continue
+        finally:
+            os.close(fd)
+        yield entry, text.decode(errors="surrogateescape").rstrip("\n")
 
 
 def holders_of(roots: KernelRoots, node: Path) -> list[int]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from obdsup.errors import ProviderError
-from obdsup.supervisor.provider.kernel_files import KernelRoots, holders_of
+from obdsup.supervisor.provider.kernel_files import KernelRoots, holders_of, texts_below
 
 __all__ = ["Uio", "find_uio", "open_uio"]
 
@@ -28,11 +28,12 @@ class Uio:
 def find_uio(roots: KernelRoots, hba: int, device: str) -> Uio | None:
     """The uio of a TCMU device, or None. Its number may differ after each enable: never kept."""
     prefix = f"tcm-user/{hba}/{device}/"
-    for sysfs in sorted((roots.sys / "class" / "uio").glob("uio*")):
+    folder = roots.sys / "class" / "uio"
+    for entry, name in texts_below(folder, "name"):
+        if not name.startswith(prefix):
+            continue
+        sysfs = folder / entry
         try:
-            name = (sysfs / "name").read_text().strip()
-            if not name.startswith(prefix):
-                continue
             size = (sysfs / "maps" / "map0" / "size").read_text().strip()
         except OSError:  # went away while we looked
             continue
