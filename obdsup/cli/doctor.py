@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import sys
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "Host", "add_parser", "examine"]
 
 ANSWER_TIMEOUT_S = 5.0
+# What supervisor/fd_limit.py reckons with, and what a few hundred devices of some layers need.
+FDS_PER_DEVICE, FDS_SPARE, OPEN_FILES_WANTED = 8, 64, 4096
 
 
 class Finding:
@@ -76,6 +79,7 @@ def examine(host: Host, run_dir: str, state_dir: str) -> list[Finding]:
         _python(),
         _kernel(host),
         _root(),
+        _open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[1]),
         *_tcmu(host),
         *_fuse(host),
         _native("the engine", "_native.abi3.so"),
@@ -101,6 +105,14 @@ def _root() -> Finding:
     uid = os.geteuid()
     why = "block devices, configfs and mounts are root's; `image` commands need no root"
     return Finding("root", uid == 0, f"uid {uid}", why, "run as root (sudo)")
+
+
+def _open_files(limit: int) -> Finding:
+    """The hard limit: supervisor and workers raise theirs to it."""
+    found = f"{limit}: room for about {max(limit - FDS_SPARE, 0) // FDS_PER_DEVICE} devices"
+    why = "supervisor and standbys hold some files of every device open"
+    step = "raise it: LimitNOFILE= in the unit, ulimit -Hn, or /etc/security/limits.conf"
+    return Finding("open files", limit >= OPEN_FILES_WANTED, found, why, step)
 
 
 def _tcmu(host: Host) -> list[Finding]:

@@ -19,6 +19,7 @@ from obdsup.state.device import DeviceOptions, DeviceRow, check_name
 from obdsup.state.journal import JournalCounters
 from obdsup.supervisor.device import Device, Progress
 from obdsup.supervisor.device_machine import DeviceEvent, DeviceState
+from obdsup.supervisor.fd_limit import check_room
 from obdsup.supervisor.image_files import ImageFiles
 from obdsup.supervisor.placement import Lodger
 from obdsup.supervisor.provider import Providers
@@ -138,6 +139,7 @@ class Devices:
         self._providers.get(provider_name)
         with self.reserved(name):
             self._require_claimed(name)
+            self._require_room(name)
             row = self._plan(name, image, provider_name, is_writable, size, progress)
             device = self._add(replace(row, options=options or DeviceOptions()))
         return self._bring_up(device, progress)
@@ -151,6 +153,7 @@ class Devices:
         """
         with self.reserved(row.name):
             self._require_claimed(row.name)
+            self._require_room(row.name)
             device = self._add(row)
         return self._bring_up(device, progress)
 
@@ -161,6 +164,15 @@ class Devices:
                 f"a device {name} lives whose row is lost: {self.unclaimed[name]}",
                 hint="choose another name, or see `obdsup status`",
             )
+
+    def _require_room(self, name: str) -> None:
+        try:
+            check_room()
+        except ConfigError as error:
+            self._context.events.emit(
+                "operation.refused", name, level=logging.ERROR, reason=str(error)
+            )
+            raise
 
     @contextlib.contextmanager
     def reserved(self, name: str) -> Iterator[None]:

@@ -24,6 +24,7 @@ from obdsup.supervisor.embedding import EmbeddedSupervisor, make_options
 from obdsup.supervisor.event_feed import EventFeed
 from obdsup.supervisor.event_listeners import EventListeners
 from obdsup.supervisor.event_log import EventLog
+from obdsup.supervisor.fd_limit import raise_fd_limit
 from obdsup.supervisor.fleet import Fleet, FleetHooks
 from obdsup.supervisor.foreign import Foreign
 from obdsup.supervisor.hang_watch import HangWatch
@@ -90,6 +91,7 @@ class Service:
         self._held = HeldFds()
         if self._held.is_reexec:
             reap_the_dead()
+        raise_fd_limit()
         settings.make_directories()
         self._settings = settings
         self._lock_fd = take_lock(settings, self._held)

@@ -54,6 +54,7 @@ def main() -> None:
     from obdsup.worker.loop import Loop
 
     try:
+        process.raise_fd_limit()
         process.protect()
         process.confine()
         code = Loop(values["id"], os.path.abspath(values["socket"])).run()

@@ -7,11 +7,12 @@ worker starts itself anew without them (same pid, same start time, same fds).
 from __future__ import annotations
 
 import os
+import resource
 import sys
 
 from obdsup.worker import log
 
-__all__ = ["confine", "protect", "relaunch_lean", "start_time_ticks"]
+__all__ = ["confine", "protect", "raise_fd_limit", "relaunch_lean", "start_time_ticks"]
 
 NICE = -10  # whoever waits for our I/O must not be scheduled before us: take-overs on a busy host
 OOM_SCORE_ADJ = -999  # the kernel kills anything else first: the device's users wait on us
@@ -46,6 +47,12 @@ def start_time_ticks() -> int:
     with open("/proc/self/stat", "rb") as stat:
         text = stat.read()
     return int(text[text.rindex(b")") + 2 :].split()[19])
+
+
+def raise_fd_limit() -> None:
+    """As many files as may be: a standby has those of all images open, some for each layer."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def protect() -> None:
