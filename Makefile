@@ -44,8 +44,8 @@ check: setup
 	@$(MAKE) -s -C native test SAN=tsan
 	@$(MAKE) -s -C native fuzz
 	@$(VENV)/python native/fuzz/make_seeds.py build/fuzz-seeds
-	@for target in zfile lsmt upper; do \
-	  mkdir -p build/fuzz-corpus/$$target && \
+	@for target in $(patsubst native/fuzz/fuzz_%.c,%,$(wildcard native/fuzz/fuzz_*.c)); do \
+	  mkdir -p build/fuzz-corpus/$$target build/fuzz-seeds/$$target && \
 	  packaging/quietly.sh .setup/fuzz-$$target.log native/build/fuzz/fuzz_$$target \
 	    -max_total_time=$${FUZZ_SECONDS:-15} -artifact_prefix=build/fuzz-corpus/ \
 	    build/fuzz-corpus/$$target build/fuzz-seeds/$$target && \
