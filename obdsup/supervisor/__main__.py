@@ -41,7 +41,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--state-dir", type=Path, default=Path(state_dir), help="state.db and writable layers")
     add("--provider", default="auto", help="auto, tcmu, fuse or load (default: %(default)s)")
     add("--standbys", type=int, default=1, help="warm standbys kept ready (default: %(default)s)")
-    add("--prewarm", type=int, default=64, metavar="N", help="images a standby holds open")
+    add("--prewarm", type=int, default=256, metavar="N",
+        help="images a standby holds open (default: %(default)s)")  # fmt: skip
     add(
         "--foreign-per-worker", type=int, default=1, metavar="N",
         help="devices made in configfs by others that share a worker (default: %(default)s)",

@@ -26,7 +26,7 @@ class Settings:
     state_dir: Path = Path("/var/lib/obdsup")
     provider: str = "auto"
     standbys: int = 1  # warm standbys kept ready, 0 to 64
-    prewarm_max: int = 64  # images a standby holds open
+    prewarm_max: int = 256  # images a standby holds open
     foreign_per_worker: int = 1  # devices others made in configfs that share a worker, 1 to 64
     worker_command: tuple[str, ...] = field(
         default_factory=partial(program_command, "obdsup.worker")
