@@ -348,6 +348,12 @@ int obd_ext4_io_read(struct obd_ext4_io *io, uint64_t offset, void *to, size_t l
 	return rc;
 }
 
+int obd_ext4_io_write(struct obd_ext4_io *io, uint64_t offset, const void *from, size_t length,
+		      struct obd_errinfo *info)
+{
+	return copy(io, offset, (void *)(uintptr_t)from, length, true, info);
+}
+
 int obd_ext4_io_put_end(struct obd_ext4_io *io, struct obd_errinfo *info)
 {
 	struct iovec iov = {.iov_base = io->stage, .iov_len = io->stage_length};

@@ -34,6 +34,10 @@ bool obd_ext4_io_failure(const struct obd_ext4_io *io, struct obd_errinfo *info)
 int obd_ext4_io_read(struct obd_ext4_io *io, uint64_t offset, void *to, size_t length,
 		     struct obd_errinfo *info);
 
+/* Metadata: stays in the cache until a flush. */
+int obd_ext4_io_write(struct obd_ext4_io *io, uint64_t offset, const void *from, size_t length,
+		      struct obd_errinfo *info);
+
 /*
  * Data for whole blocks (offset and length: multiples of 512), collected while it follows on the
  * last and written when it does not, when there is much, or at obd_ext4_io_put_end.
