@@ -1,12 +1,14 @@
 """In the guest: devices that others make in configfs, as containerd's overlaybd snapshotter does.
 
-The other side is the kernel itself; ``guest.foreign`` stands in for overlaybd-tcmu.
+The other side is the kernel itself; ``guest.foreign`` stands in for overlaybd-tcmu. One supervisor
+and one set of images for all checks: emulated, a start takes seconds.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -41,6 +43,7 @@ class Images:
     def __init__(self, folder: Path) -> None:
         _run("modprobe", "-a", "target_core_user", "tcm_loop", "sd_mod")
         self.folder = folder
+        folder.mkdir()
         self.content = {f"file-{n}": os.urandom(200_000) for n in range(4)}
         self.disk, self.layer = make_ext4_layer(folder, self.content, LAYER_BYTES)
 
@@ -64,17 +67,31 @@ def result_of(config: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
+@functools.cache
+def _images() -> Images:
+    return Images(Path("/tmp/drop-in"))
+
+
+@functools.cache
+def _supervisor() -> GuestSupervisor:
+    """Started by the first check that uses it."""
+    root = Path("/tmp/drop-in-supervisor")
+    root.mkdir()
+    return GuestSupervisor(root, "--provider", "tcmu", "--foreign-per-worker", "16")
+
+
 @contextlib.contextmanager
-def _supervised(folder: Path, *options: str) -> Iterator[GuestSupervisor]:
-    supervisor = GuestSupervisor(folder, "--provider", "tcmu", *options)
+def _supervised() -> Iterator[GuestSupervisor]:
+    """It serves no device before and after."""
+    supervisor = _supervisor()
     try:
-        supervisor.start()
+        if not supervisor.is_running:
+            supervisor.start()
         yield supervisor
+        assert supervisor.names() == []
     except BaseException:
         print(supervisor.log_text()[-6000:], flush=True)
         raise
-    finally:
-        supervisor.close()
 
 
 def _in_parallel(calls: list[Callable[[], object]]) -> list[object]:
@@ -163,7 +180,7 @@ class Daemon:
 
 def check_adopt_and_release_with_a_mount_and_writes_in_flight(folder: Path) -> None:
     """First of all: no listener has told the kernel yet to wait for answers."""
-    images = Images(folder)
+    images = _images()
     read_only = ForeignMaker(1, images.config("read-only"))
     writable_config = images.writable("writable")
     writable = ForeignMaker(2, writable_config)
@@ -188,10 +205,9 @@ def check_adopt_and_release_with_a_mount_and_writes_in_flight(folder: Path) -> N
         ["dd", f"if={source}", f"of={writable_disk}", "bs=512k", "oflag=direct", "status=none"]
     )
     daemons[1].wait_for(b"holding\n")
-    with _supervised(folder) as supervisor:
+    with _supervised() as supervisor:
         assert "overlaybd-tcmu" in supervisor.events("operation.refused")[-1]["fields"]["reason"]
-        code, rows = supervisor.command("adopt", "--all", "--dry-run")
-        assert code == 0
+        rows = supervisor.ask("adopt", all=True, dry_run=True)
         assert [row["outcome"] for row in rows] == ["refused", "refused"], rows
         assert str(daemons[0].pid) in rows[0]["reason"], rows
         code, answer = supervisor.command("adopt", "--all")
@@ -216,10 +232,11 @@ def check_adopt_and_release_with_a_mount_and_writes_in_flight(folder: Path) -> N
         daemon = Daemon(read_only.name, images.disk)
         reader.goes_on("handed back")
         daemon.kill()
-        code, rows = supervisor.command("adopt", read_only.name)
-        assert (code, rows[0]["outcome"]) == (0, "adopted"), rows
+        (row,) = supervisor.ask("adopt", names=[read_only.name])
+        assert row["outcome"] == "adopted", row
         reader.goes_on("adopted again")
-        assert supervisor.command("adopt", writable.name)[0] == 0
+        (row,) = supervisor.ask("adopt", names=[writable.name])
+        assert row["outcome"] == "adopted", row
         reader.stop()
         _run("umount", str(mount_point))
         for maker in (read_only, writable):
@@ -241,16 +258,17 @@ def _image_starts_with(config: Path, data: bytes) -> bool:
 
 
 def check_a_hundred_at_once_are_served_and_removed(folder: Path) -> None:
-    images = Images(folder)
+    images = _images()
     configs = [images.config(str(number)) for number in range(DEVICES_AT_ONCE)]
     makers = [ForeignMaker(100 + number, config) for number, config in enumerate(configs)]
     digest = hashlib.sha256(images.disk.read_bytes()).hexdigest()
     # The kernel removes the devices of one HBA one after the other; emulated, that takes minutes.
     Path("/proc/sys/kernel/hung_task_timeout_secs").write_text("900")
-    with _supervised(folder, "--foreign-per-worker", "16") as supervisor:
+    with _supervised() as supervisor:
         begin_s = time.monotonic()
         failures = [r for r in _in_parallel([maker.create for maker in makers]) if r is not None]
-        print(f"  {DEVICES_AT_ONCE} made in {time.monotonic() - begin_s:.1f} s", flush=True)
+        took_s, spawned = time.monotonic() - begin_s, len(supervisor.events("worker.spawned"))
+        print(f"  {DEVICES_AT_ONCE} made in {took_s:.1f} s, {spawned} workers started", flush=True)
         assert not failures, failures[:3]
         assert all(maker.is_enabled for maker in makers)
         assert {result_of(config) for config in configs} == {"success"}
@@ -282,13 +300,13 @@ def _refused(maker: ForeignMaker) -> int:
 
 
 def check_bad_images_are_refused_with_a_reason_and_delay_nobody(folder: Path) -> None:
-    images = Images(folder)
+    images = _images()
     typed = images.config("typed", lowers=5)
     lower = images.config("lower", lowers=[{"file": "/none/layer.obd"}])
     (folder / "garbage.obd").write_bytes(os.urandom(8192))
     garbage = images.config("garbage", lowers=[{"file": str(folder / "garbage.obd")}])
     # A file of a file system whose disk's server is stopped: a lower that never answers.
-    server = ForeignMaker(200, images.config("server"))
+    server = ForeignMaker(200, images.config("server"), subtype="another")
     server.create("nl_reply_supported=-1")
     daemon = Daemon(server.name, images.disk, "--no-name")
     mount_point = folder / "mnt"
@@ -299,7 +317,7 @@ def check_bad_images_are_refused_with_a_reason_and_delay_nobody(folder: Path) ->
     held = os.open(mute, os.O_RDONLY)  # its name and size stay known, its bytes do not
     os.posix_fadvise(held, 0, 0, os.POSIX_FADV_DONTNEED)
     os.kill(daemon.pid, signal.SIGSTOP)
-    with _supervised(folder) as supervisor:
+    with _supervised() as supervisor:
         answers: list[int] = []
         slow = threading.Thread(target=lambda: answers.append(_refused(ForeignMaker(201, silent))))
         slow.start()
@@ -333,9 +351,9 @@ def check_bad_images_are_refused_with_a_reason_and_delay_nobody(folder: Path) ->
 
 
 def check_resize_is_answered(folder: Path) -> None:
-    images = Images(folder)
+    images = _images()
     maker = ForeignMaker(300, images.config("one"))
-    with _supervised(folder) as supervisor:
+    with _supervised() as supervisor:
         maker.create()
         disk = maker.link()
         size = maker.core / "attrib" / "dev_size"
@@ -349,15 +367,35 @@ def check_resize_is_answered(folder: Path) -> None:
         maker.remove()
 
 
+def check_a_device_that_nobody_can_open_is_removed(folder: Path) -> None:
+    """Of our own; its disk sends commands until it is gone, and no worker is there to answer."""
+    images = _images()
+    layer = folder / "layer.obd"
+    layer.write_bytes(images.layer.read_bytes())
+    config = images.config("lost", lowers=[{"file": str(layer)}])
+    with _supervised() as supervisor:
+        disk = Path(supervisor.ask("device.create", name="lost", image=str(config))["block_device"])
+        assert _direct_read(disk, LAYER_BYTES) == images.disk.read_bytes()
+        layer.unlink()
+        for worker in supervisor.ask("status")["workers"]:  # standbys have it open, too
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(worker["pid"]), signal.SIGKILL)
+        eventually(
+            lambda: supervisor.show("lost")["phase"] == "blocked", PATIENCE_S, "it is blocked"
+        )
+        assert supervisor.command("device", "remove", "lost")[0] == 0
+        assert not disk.exists(), f"{disk} is still there"
+
+
 # -- the supervisor goes and comes ---------------------------------------------------------------
 
 
 def check_devices_outlive_supervisors_and_creates_meet_none(folder: Path) -> None:
-    images = Images(folder)
+    images = _images()
     first = ForeignMaker(400, images.config("first"))
     away = ForeignMaker(401, images.config("away"))
     stopped = ForeignMaker(402, images.config("stopped"))
-    with _supervised(folder) as supervisor:
+    with _supervised() as supervisor:
         first.create()
         disk = first.link()
         supervisor.kill()

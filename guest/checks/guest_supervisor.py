@@ -22,7 +22,9 @@ _START_S = 300.0
 _WORTH_SAYING_S = 1.0
 
 
-def eventually(predicate: Callable[[], object], timeout_s: float, what: str) -> Any:
+def eventually(
+    predicate: Callable[[], object], timeout_s: float, what: str, *, pause_s: float = 0.1
+) -> Any:
     """Waits until the predicate gives something true; says so when that takes a while.
 
     Raises:
@@ -32,7 +34,7 @@ def eventually(predicate: Callable[[], object], timeout_s: float, what: str) -> 
     while not (value := predicate()):
         waited_s = time.monotonic() - begin_s
         assert waited_s < timeout_s, f"not within {timeout_s:.0f} s: {what}"
-        time.sleep(0.1)
+        time.sleep(pause_s)
     waited_s = time.monotonic() - begin_s
     if waited_s > _WORTH_SAYING_S:
         print(f"    {waited_s:.1f} s: {what[:80]}", flush=True)
@@ -61,6 +63,10 @@ class GuestSupervisor:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         eventually(self._answers, _START_S, "the supervisor answers")
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def _answers(self) -> bool:
         assert self._process is not None

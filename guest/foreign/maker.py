@@ -19,11 +19,16 @@ _DISK_S = 30.0
 
 
 class ForeignMaker:
-    """One device, named after a snapshot. Every step is a plain file operation."""
+    """One device, named after a snapshot. Every step is a plain file operation.
 
-    def __init__(self, number: int, config: Path, dev_id: str = "") -> None:
+    With another ``subtype`` it is no device of overlaybd.
+    """
+
+    def __init__(
+        self, number: int, config: Path, dev_id: str = "", subtype: str = "overlaybd"
+    ) -> None:
         self.name = f"dev_{number}"
-        self.config = f"overlaybd/{config}{f';{dev_id}' if dev_id else ''}"
+        self.config = f"{subtype}/{config}{f';{dev_id}' if dev_id else ''}"
         self.core = _TARGET / "core" / f"user_{HBA}" / self.name
         self._group = _TARGET / "loopback" / f"naa.199{number:013d}" / "tpgt_1"
         self._nexus = f"naa.199{number + 1_000_000:013d}"

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,15 +29,17 @@ class GuestReport:
         assert self.checks[name] == "", self.checks[name]
 
 
-def run_checks(module: str, result: Path, timeout_s: float, *options: str) -> GuestReport:
-    """Boots the guest and runs ``python -m guest.checks.MODULE`` in it."""
+def run_checks(
+    modules: Sequence[str], result: Path, timeout_s: float, *options: str
+) -> GuestReport:
+    """Boots the guest and runs the checks of ``guest.checks.MODULE``, named MODULE.NAME."""
     if not (REPO / "build" / "guest" / KERNEL / "ready").is_file():
         pytest.skip(f"guest kernel {KERNEL} is not prepared (make kernel)")
     guest = [sys.executable, "-m", "guest", "run", "--kernel", KERNEL, "--result", str(result)]
     done = subprocess.run(
         [
             *guest, "--timeout", str(timeout_s), *options,
-            "--", sys.executable, "-m", f"guest.checks.{module}",
+            "--", sys.executable, "-m", "guest.checks", *modules,
         ],
         cwd=REPO, capture_output=True, text=True, check=False,
     )  # fmt: skip

@@ -13,9 +13,9 @@ pytestmark = pytest.mark.kernel
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> GuestReport:
     result = tmp_path_factory.mktemp("guest")
-    return run_checks("systemd_service", result, 1200, "--init", "systemd")
+    return run_checks(["systemd_service"], result, 1200, "--init", "systemd")
 
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_in_guest(report: GuestReport, name: str) -> None:
-    report.require(name)
+    report.require(f"systemd_service.{name}")

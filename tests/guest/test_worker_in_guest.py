@@ -1,20 +1,17 @@
-"""Real workers on a real kernel's rings: one boot, see guest/checks/worker_takeover.py."""
+"""Real workers on a real kernel's rings: see guest/checks/worker_takeover.py."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import pytest
 
 from guest.checks.worker_takeover import CHECKS
-from tests.guest.guest_vm import GuestReport, run_checks
 
 pytestmark = pytest.mark.kernel
-
-
-@pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> GuestReport:
-    return run_checks("worker_takeover", tmp_path_factory.mktemp("guest"), timeout_s=1200)
+CHECKED = "worker_takeover"
 
 
 @pytest.mark.parametrize("name", CHECKS)
-def test_in_guest(report: GuestReport, name: str) -> None:
-    report.require(name)
+def test_in_guest(shared_boot: Callable[[str, str], None], name: str) -> None:
+    shared_boot(CHECKED, name)
