@@ -109,6 +109,7 @@ class Adoption:
                 restore(device, self._events, self._devices.prewarm)
             else:
                 self._devices.resume(device)
+                self._reclaim.republish(device)
 
     # -- who lives -----------------------------------------------------------------------------
     def _find_living(self) -> list[_Living]:
@@ -313,6 +314,9 @@ class Adoption:
         self._forget(one)
 
     def _forget(self, one: _Living) -> None:
+        """It is dead: after a re-exec it may be a child of ours, whom nobody else waits for."""
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PIDFD, one.pidfd, os.WEXITED | os.WNOHANG)
         os.close(one.pidfd)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(one.socket)

@@ -131,6 +131,7 @@ def test_workers_of_an_unknown_version_are_refused_by_name_and_taken_over_draine
     eventually(lambda: releases(service) == {"9.0.0"}, 60)
     for refused in events(service, "worker.refused"):
         assert "control protocol 98 to 99, this release speaks 1 to 2" in refused["reason"]
+        assert not Path(f"/proc/{refused['pid']}").exists(), "a zombie is left"
     assert not events(service, "worker.fenced"), "they were told to end, and drained"
     for name in ("a", "b"):
         commands_go_on(service, name)
