@@ -6,6 +6,7 @@ worker starts itself anew without them (same pid, same start time, same fds).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import sys
@@ -69,6 +70,9 @@ def protect() -> None:
         os.setpriority(os.PRIO_PROCESS, 0, NICE)
     except OSError as refusal:
         log.event("process.priority_refused", reason=refusal.strerror)
+    if os.getsid(0) == os.getpid():  # where sessions share the processor, ours must come first too
+        with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as group:
+            group.write(str(NICE))
     try:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
             score.write(str(OOM_SCORE_ADJ))

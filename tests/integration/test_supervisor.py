@@ -216,3 +216,14 @@ def test_second_supervisor_is_refused(service: Service, image: Path) -> None:
     refused = service.run("supervisor", "--provider", "load")
     assert refused.returncode == 20
     commands_go_on(service)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a priority above that of others takes root")
+def test_supervisor_and_workers_run_before_those_who_wait_for_them(
+    service: Service, image: Path
+) -> None:
+    create(service, image)
+    for pid in (service.supervisor_pid, service.worker_pid("a")):
+        assert os.getpriority(os.PRIO_PROCESS, pid) == -10
+        group = Path(f"/proc/{pid}/autogroup")  # only where the kernel has them
+        assert not group.exists() or os.getsid(pid) != pid or "nice -10" in group.read_text()
