@@ -108,6 +108,25 @@ class Device:
         finally:
             self._busy.release()
 
+    def republish(self) -> None:
+        """Finds the block device of one that is online, or makes it; nothing is taken back.
+
+        Raises:
+            StateError: another operation is under way.
+            ObdError: nobody can serve it, or the provider can not.
+        """
+        if not self._busy.acquire(blocking=False):
+            raise StateError(
+                f"device {self.record.name}: a {self._kind} is under way", hint="wait for it"
+            )
+        try:
+            self._kind = "publication"
+            if self.state is _S.ONLINE:
+                self._publish()
+                self.record.later(reason="")
+        finally:
+            self._busy.release()
+
     def _run(self, event: DeviceEvent) -> None:
         if event is _E.REMOVE_ASKED and self.state not in _REMOVABLE:
             raise StateError(f"device {self.record.name} is {self.state.value}: not now")

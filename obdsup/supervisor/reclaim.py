@@ -33,7 +33,8 @@ from obdsup.supervisor.upper_files import DATA_NAME, INDEX_NAME
 
 __all__ = ["Reclaim"]
 
-_PHASE = DeviceState.SERVING.value  # publishing is repeated: it finds the block device, or makes it
+_PHASE = DeviceState.ONLINE.value  # whatever fails, it may be in use: nothing is taken back
+UNPUBLISHED = "its row was made anew, its block device is not found yet"  # reason of its row
 log = logging.getLogger(__name__)
 
 
@@ -154,7 +155,7 @@ class Reclaim:
             return False
         self._unserved.pop(name, None)
         device.serving.orphaned("nobody serves it, and its row was lost")
-        self._devices.resume(device)
+        self.republish(device)
         return True
 
     def _row_of_ring(self, ring: FoundRing) -> DeviceRow:
@@ -206,9 +207,30 @@ class Reclaim:
             if fd >= 0:
                 os.close(fd)
 
+    # -- its block device --------------------------------------------------------------------------
+    def republish(self, device: Device) -> None:
+        """Finds the block device of one whose row was made anew, in a thread of its own; tried
+        until it is found, or the device removed."""
+        if device.record.row.reason == UNPUBLISHED:
+            threading.Thread(
+                target=self._republish, args=(device,), daemon=True,
+                name=f"publish-{device.record.name}",
+            ).start()  # fmt: skip
+
+    def _republish(self, device: Device) -> None:
+        backoff = Backoff(free_failures=0, first_s=0.2)
+        while device.state is DeviceState.ONLINE:
+            try:
+                device.republish()
+            except ObdError as error:
+                log.warning("publish.retried dev=%s reason=%s", device.record.name, error)
+                time.sleep(backoff.failed(time.monotonic(), random.random()))
+            else:
+                return
+
     # -- both --------------------------------------------------------------------------------------
     def _add(self, row: DeviceRow, source: str, defaulted: tuple[str, ...]) -> Device:
-        row = replace(row, reason="")
+        row = replace(row, reason=UNPUBLISHED)
         self._database.later(tables.put_device(row))
         self._database.note_found(source, row.name)
         device = self._devices.add_found(row)

@@ -62,7 +62,7 @@ def living_ringds(
 
 
 def _strings(path: Path) -> list[str]:
-    return path.read_bytes().decode(errors="surrogateescape").split("\0")
+    return path.read_bytes().decode(errors="surrogateescape").removesuffix("\0").split("\0")
 
 
 def _options(words: list[str]) -> dict[str, str]:
