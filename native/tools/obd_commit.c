@@ -73,7 +73,10 @@ static int open_layers(struct sources *sources, const struct obd_commit_spec *sp
 {
 	for (uint32_t i = 0; i < spec->lower_cnt; i++) {
 		struct obd_layer *layer = &sources->layers[i];
-		int rc = obd_layer_init(layer, spec->lower_paths[i], (uint8_t)i, info);
+		const char *target = spec->target_paths ? spec->target_paths[i] : NULL;
+		const char *gzip = spec->gzip_index_paths ? spec->gzip_index_paths[i] : NULL;
+		int rc = obd_layer_init_warp(layer, spec->lower_paths[i], target, gzip, (uint8_t)i,
+					     info);
 
 		if (rc)
 			return rc;

@@ -16,6 +16,8 @@
 struct obd_commit_spec {
 	/* Sealed layers, bottom to top, and on top of them the pair; either may be missing. */
 	const char *const *lower_paths;
+	const char *const *target_paths;     /* of turboOCI layers, as in struct obd_image_spec; */
+	const char *const *gzip_index_paths; /* what a target holds becomes part of the layer */
 	uint32_t lower_cnt;
 	/* Tags of the index: 0, or the number of the layer, 0 = the top one, as merge has them. */
 	uint32_t keeps_tags;

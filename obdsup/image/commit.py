@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,15 +24,21 @@ _MAX_USER_TAG_BYTES = 256
 
 @dataclass(frozen=True)
 class Sources:
-    """What a layer is made of: sealed layers, bottom to top, and a writable pair above them."""
+    """What a layer is made of: sealed layers, bottom to top, and a writable pair above them.
+
+    ``targets`` is empty or has, for each lower, the target of a turboOCI layer and the target's
+    gzip index, "" where there is none.
+    """
 
     lowers: tuple[str, ...] = ()
     upper: tuple[str, str] | None = None
+    targets: tuple[tuple[str, str], ...] = ()
 
     @property
     def paths(self) -> list[str]:
         """All files."""
-        return [*self.lowers, *(self.upper or ())]
+        targets = [path for pair in self.targets for path in pair if path]
+        return [*self.lowers, *(self.upper or ()), *targets]
 
 
 @dataclass(frozen=True)
@@ -184,11 +191,18 @@ def _spec(sources: Sources, options: LayerOptions, tag: bytes, keep: list[Any]) 
         keep.append(ffi.new("char[]", value))
         return keep[-1]
 
+    def texts(paths: Iterable[str]) -> Any:
+        keep.append(
+            ffi.new("char *[]", [text(os.fsencode(path)) if path else ffi.NULL for path in paths])
+        )
+        return keep[-1]
+
     spec = ffi.new("struct obd_commit_spec *")
-    lowers = [text(os.fsencode(path)) for path in sources.lowers]
-    keep.append(ffi.new("char *[]", lowers))
-    spec.lower_paths = keep[-1]
-    spec.lower_cnt = len(lowers)
+    spec.lower_paths = texts(sources.lowers)
+    spec.lower_cnt = len(sources.lowers)
+    if sources.targets:
+        spec.target_paths = texts(target for target, _ in sources.targets)
+        spec.gzip_index_paths = texts(index for _, index in sources.targets)
     spec.keeps_tags = options.keeps_tags
     if sources.upper is not None:
         spec.upper_data, spec.upper_index = (text(os.fsencode(path)) for path in sources.upper)

@@ -16,7 +16,11 @@ def sources_of(path: str, *, with_upper: bool) -> Sources:
         ConfigError: the config is wrong, or has no layer that is to be merged.
     """
     files = config.load(path)
-    sources = Sources(tuple(files.lower_paths()), files.upper if with_upper else None)
+    sources = Sources(
+        tuple(lower.path for lower in files.lowers),
+        files.upper if with_upper else None,
+        tuple((lower.target, lower.gzip_index) for lower in files.lowers),
+    )
     if not sources.paths:
         raise ConfigError(
             f"{path}: expected layers to merge, found none",

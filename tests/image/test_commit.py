@@ -24,7 +24,7 @@ from obdsup.image.commit import LayerOptions, Sources, write_layer
 from obdsup.image.merge import sources_of
 from obdsup.image.seal import seal
 from obdsup.image.zfile import ZFileOptions
-from tests.format.disk_model import GOLDEN, config_file, layer_bytes, sector
+from tests.format.disk_model import GOLDEN, config_file, layer_bytes, sector, substituted
 
 M0 = Sources(upper=(str(GOLDEN / "m0.data"), str(GOLDEN / "m0.idx")))
 M0_UUID = "000000AA-1111-4111-8111-111111111111"
@@ -160,6 +160,15 @@ def test_a_merge_reads_as_the_stack_and_hides_what_was_overwritten(tmp_path: Pat
             + (sector(2) * 8).ljust((2048 - 100) * 512, b"\0")
         ).hexdigest()
     )
+
+
+@pytest.mark.parametrize("kind", ["ext4.2", "gz.1"])
+def test_a_merge_brings_what_targets_hold(vectors: Path, tmp_path: Path, kind: str) -> None:
+    config = substituted(vectors / "turbo" / f"config.{kind}.json", tmp_path, "@VECTORS@", vectors)
+    manifest = json.loads((vectors / "manifest.json").read_text())
+    out = tmp_path / "out"
+    write_layer(sources_of(config, with_upper=True), str(out), LayerOptions(LZ4))
+    assert digest(out) == manifest["images"][f"turbo/config.{kind}.json"]["sha256"]
 
 
 def test_extents_join_as_long_as_they_are_short_enough(tmp_path: Path) -> None:
