@@ -110,6 +110,7 @@ class _Course:
         names = [name for load in stage.loads if (name := _kernel_name(load))]
         self._kernel = KernelWatch(names, is_ours=campaign.is_guest)
         self._striker = Striker(stage, campaign.faults, self._kernel, campaign.stage.patience_s)
+        self._pairs: list[tuple[PlannedFault, PlannedFault]] = []
         self._whole: set[str] = set()  # kernel names of devices with nothing wrong on them
         for load in stage.loads:
             stack.callback(load.workload.close)
@@ -156,6 +157,9 @@ class _Course:
     def _strike(self, planned: PlannedFault, on_top: PlannedFault | None = None) -> None:
         self._striker.wait_ready()
         time.sleep(planned.pause_s)
+        if on_top is not None:
+            self._outcome.is_overlapping = True
+            self._pairs.append((planned, on_top))
         for fault in self._striker.strike(planned, on_top):
             self._outcome.faults.append(fault)
             self._watcher.inflicted(fault)
@@ -169,6 +173,15 @@ class _Course:
                     break
                 seed = random.Random(f"{self._outcome.seed}/{kind}/{number}").randrange(1 << 48)
                 self._strike(PlannedFault(len(self._outcome.faults), kind, number, seed, 0.0))
+        self._repeat_pairs()
+
+    def _repeat_pairs(self) -> None:
+        """A first fault may be over before the second one strikes: until one pair overlapped."""
+        for number, (below, on_top) in enumerate(self._pairs * MOST_REPEATS):
+            if self._outcome.overlapped() or number >= MOST_REPEATS:
+                break
+            seeds = random.Random(f"{self._outcome.seed}/pair/{number}")
+            self._strike(*(replace(f, seed=seeds.randrange(1 << 48)) for f in (below, on_top)))
 
     # -- the verdict -------------------------------------------------------------------------------
     def _verify(self) -> None:

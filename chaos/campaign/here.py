@@ -54,7 +54,6 @@ def run_here(
     outcome.kernel = os.uname().release
     outcome.versions = _versions()
     outcome.planned_kinds = tuple(share.kind for share in shares)
-    outcome.is_overlapping = options.overlap > 0
     say(f"campaign {outcome.name}: {outcome.command}")
     campaign = Campaign(
         build=STAGES[options.provider] if stage.external is None else build_external_stage,

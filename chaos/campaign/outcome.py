@@ -68,7 +68,7 @@ class CampaignOutcome:
     kernel_false_alarms: list[str] = field(default_factory=list)  # refuted by what was read back
     kernel_log: str = "not read"  # "clean", "not readable here", "N complaints"
     planned_kinds: tuple[str, ...] = ()
-    is_overlapping: bool = False  # faults were to strike on top of each other
+    is_overlapping: bool = False  # faults were struck on top of each other
     failure: str = ""
 
     def kills(self) -> dict[str, int]:

@@ -18,7 +18,7 @@ __all__ = ["Struck", "in_pairs", "shared_out", "strike_both"]
 
 LOOK_AGAIN_S = 0.0005
 # A worker's death is over in a few milliseconds, a supervisor's in half a second.
-LONGEST_DELAYS_S = (0.005, 0.05, 0.5)
+LONGEST_DELAYS_S = (0.002, 0.02, 0.2)
 WAIT_S = (0.05, 1.5)  # for the first to strike; some strike elsewhere, where it is not seen
 
 
