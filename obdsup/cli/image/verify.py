@@ -12,6 +12,7 @@ from obdsup.cli.progress import progress
 from obdsup.errors import FormatError
 from obdsup.format.config import ImageConfig
 from obdsup.image.info import describe_image, load
+from obdsup.image.owners import files_in
 from obdsup.image.verify import Damage, verify_image
 
 __all__ = ["add"]
@@ -30,7 +31,7 @@ def add(commands: Any) -> None:
         "  obdsup image verify config.v1.json\n"
         "  obdsup image verify upper.data upper.index\n\n"
         "Exit code 11 when a block is damaged; each is named, with the part of the disk that\n"
-        "depends on it.",
+        "depends on it, and the files of an ext4 in it.",
     )
     parser.add_argument("image", metavar="CONFIG_OR_LAYER")
     parser.add_argument("index", metavar="INDEX", nargs="?", default="", help="of a writable layer")
@@ -66,6 +67,7 @@ def run_verify(args: argparse.Namespace) -> int:
         found = verify_image(image, report)
     problems = [_facts(image, damage) for damage in found.damages]
     breaks: Any = describe_image(image)["warnings"] if args.chain else []
+    files = files_in(image, [one for damage in found.damages for one in damage.disk_ranges])
     is_ok = not found.damage_cnt and not breaks
     facts: dict[str, object] = {
         "image": args.image,
@@ -76,10 +78,12 @@ def run_verify(args: argparse.Namespace) -> int:
         "problem_count": found.damage_cnt + len(breaks),
     }
     if args.json:
-        print_json(facts | {"problems": problems, "chain": breaks})
+        print_json(facts | {"problems": problems, "chain": breaks, "files": files})
     else:
         for problem in problems[:_SHOWN_DAMAGES]:
             print(_line(problem), file=sys.stderr)
+        for path, size in list((files or {}).items())[:_SHOWN_DAMAGES]:
+            print(f"file {path}: {size} bytes in damaged blocks", file=sys.stderr)
         for one in breaks:
             print(f"chain: {one}", file=sys.stderr)
         if found.damage_cnt > _SHOWN_DAMAGES:
