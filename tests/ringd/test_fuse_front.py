@@ -175,8 +175,8 @@ def test_ext4_on_the_loop_device_survives_kills_of_the_engine(disk: Disk, tmp_pa
         subprocess.run(["mount", "-o", "discard", device, target], check=True, timeout=60)
         try:
             fio = subprocess.Popen(
-                ["fio", "--name=v", f"--filename={target}/f", "--size=16M", "--bs=4k",
-                 "--rw=randwrite", "--verify=crc32c", "--do_verify=1", "--direct=1", "--loops=3",
+                ["fio", "--name=v", f"--filename={target}/f", "--size=8M", "--bs=4k",
+                 "--rw=randwrite", "--verify=crc32c", "--do_verify=1", "--direct=1", "--loops=2",
                  "--ioengine=libaio", "--iodepth=16", "--verify_fatal=1", "--minimal"],
                 stdout=subprocess.DEVNULL, cwd=tmp_path,  # where it leaves the state of its check
             )  # fmt: skip
