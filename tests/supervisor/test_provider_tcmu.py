@@ -160,6 +160,39 @@ def test_teardown_that_was_interrupted_can_be_completed_or_undone(
         assert provider.exists(ids) == (then is _make)
 
 
+def test_a_device_that_nobody_remembers_is_found_with_what_made_it(tmp_path: Path) -> None:
+    provider, _ = _provider(tmp_path)
+    ids = provider.create(GEOMETRY)
+    for is_published in (False, True):
+        if is_published:
+            provider.publish(ids)
+        (ring,) = provider.found([])
+        assert ring.ids == ids
+        assert ring.geometry == GEOMETRY
+        assert ring.is_read_only is (False if is_published else None)
+        assert not ring.is_ours, "another supervisor's looks the same"
+    assert provider.found(["web"]) == []
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [
+        ("wwn/vpd_unit_serial", "T10 VPD Unit Serial Number: 0f0e0d0c-0b0a-4908-8706-050403020101"),
+        ("wwn/vpd_unit_serial", "T10 VPD Unit Serial Number: "),
+        ("attrib/dev_size", "x"),
+        ("attrib/dev_size", "0"),
+    ],
+)
+def test_a_device_that_does_not_show_who_it_is_is_left_out(
+    tmp_path: Path, attribute: str, value: str
+) -> None:
+    provider, configfs = _provider(tmp_path)
+    ids = provider.create(GEOMETRY)
+    device = configfs.roots.sys / "kernel/config/target/core" / f"user_{ids['hba']}" / "obdsup-web"
+    (device / attribute).write_text(value)
+    assert provider.found([]) == []
+
+
 def test_a_device_of_another_size_is_not_taken_for_ours(tmp_path: Path) -> None:
     provider, _ = _provider(tmp_path)
     provider.create(GEOMETRY)
