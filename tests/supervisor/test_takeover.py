@@ -131,7 +131,7 @@ def test_workers_that_die_at_every_take_over_do_not_storm(service: FakeService) 
 
 
 def test_a_worker_that_hangs_in_serve_is_killed_before_the_next_one(idle: FakeService) -> None:
-    idle.start("--serve-timeout-s", "0.5")
+    idle.start("--serve-timeout-s", "2")
     idle.wait_for_standby()
     bad = idle.image("bad")
     idle.create("b", "bad")
