@@ -16,7 +16,7 @@ from chaos.rig.victim import BLOCK_BYTES, Victim
 
 __all__ = ["QUARANTINE_DEATHS", "Quarantine"]
 
-QUARANTINE_DEATHS = 8  # what campaigns ask of their supervisor: its default's pauses take minutes
+QUARANTINE_DEATHS = 6  # what campaigns ask of their supervisor: its default's pauses take minutes
 MOST_KILLS = 3 * QUARANTINE_DEATHS
 BLOCK_CNT = 8
 STANDS_STILL_S = 0.3  # nobody serves: that nothing is answered is looked at for so long
