@@ -127,3 +127,22 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     with process.stderr as errors:
         assert b"interrupted" in errors.read()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    """The limit on the size of files stands for the disk's end."""
+    program = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
+        "from obdsup.cli.__main__ import main; sys.argv[0] = 'obdsup'; main()"
+    )
+    for arguments in (
+        ("image", "commit", *M0, "-o", tmp_path / "out"),
+        ("image", "commit", *M0, "-o", tmp_path / "out", "--zfile", "lz4", "--threads", "3"),
+        ("zfile", "extract", GOLDEN / "m0.lz4.obd", tmp_path / "out"),
+    ):
+        command = [sys.executable, "-c", program, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 14, done.stderr
+        assert "out: " in done.stderr
+        assert "write: File too large" in done.stderr
+        assert list(tmp_path.iterdir()) == []
