@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from obdsup.errors import ConfigError
@@ -75,3 +77,22 @@ def test_options_that_are_not_usable_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=next(iter(fields))):
         service.create("a", **fields)
+
+
+def test_marked_devices_come_back_when_the_run_directory_went_with_the_host(
+    service: FakeService,
+) -> None:
+    """A tmpfs: with the boot id all of it is gone, the lock and the sockets too."""
+    before = service.create("a", writable=True, restore=True)
+    upper = service.root / "state" / "devices" / "a" / "upper" / "upper.data"
+    upper.write_bytes(b"precious")
+    service.kill()
+    service.reboot()
+    shutil.rmtree(service.root / "run")
+    service.start()
+    eventually(lambda: online(service, "a"), 30)
+    now = service.show("a")
+    same = ("uuid", "image", "size_bytes", "writable", "upper")
+    assert [now[key] for key in same] == [before[key] for key in same]
+    assert upper.read_bytes() == b"precious"
+    assert not service.client.call("status")["state_rebuilt"]
