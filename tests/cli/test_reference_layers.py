@@ -54,7 +54,7 @@ def test_seal_and_commit_of_what_was_sealed(tmp_path: Path) -> None:
 
 def test_merge_takes_the_lowers_alone(vectors: Path, tmp_path: Path) -> None:
     config = substituted(vectors / "rw" / "config.d2.json", tmp_path, "@VECTORS@", vectors)
-    merge(["--compress", "--service_config_path", "/missing", config, str(tmp_path / "out")])
+    merge(["--service_config_path", "/missing", "--compress", config, str(tmp_path / "out")])
     assert (tmp_path / "out").read_bytes() == (vectors / "stack" / "M.lz4.obd").read_bytes()
 
 

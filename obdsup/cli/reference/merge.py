@@ -17,9 +17,7 @@ _FALSE = ("0", "false", "off", "no")
 
 def _parser() -> argparse.ArgumentParser:
     parser = parser_of("overlaybd-merge", "Makes one layer of all lowers of a config.")
-    parser.add_argument(
-        "--compress", nargs="?", const="true", default="true", metavar="BOOL", help="(true)"
-    )
+    parser.add_argument("--compress", default="true", metavar="BOOL", help="(true)")
     parser.add_argument("-t", dest="tar", action="store_true", help="in a tar")
     parser.add_argument("-f", dest="force", action="store_true", help="replace the output")
     parser.add_argument("--service_config_path", help="accepted; not needed")
@@ -33,7 +31,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def merge(arguments: list[str]) -> None:
     """Carries the command line out."""
-    args = _parser().parse_args(arguments)
+    # a flag that may have a value, but only behind an equals sign: the next word is the config
+    words = ["--compress=true" if word == "--compress" else word for word in arguments]
+    args = _parser().parse_args(words)
     refuse("--upload", args.upload, "write the layer to a file and push that")
     is_compressed = args.compress.lower() not in _FALSE
     options = LayerOptions(
