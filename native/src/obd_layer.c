@@ -72,6 +72,14 @@ static int read_hts(struct obd_layer *layer, struct obd_errinfo *info, struct ob
 		return obd_fail_value(info, OBD_E_FORMAT, path, "lsmt index offset", at + 32, at,
 				      trailer->index_offset_bytes);
 	room = at - trailer->index_offset_bytes;
+	/* Writers put the trailer behind the index, at the next sector at most: a gap means that
+	 * one of the two fields is wrong, and entries would be missing without a word. */
+	if (trailer->index_offset_bytes % 512 ||
+	    room >= trailer->index_entries * OBD_LSMT_ENTRY_BYTES + OBD_LSMT_SPACE_BYTES)
+		return obd_fail_value(info, OBD_E_FORMAT, path,
+				      "lsmt index that does not end at the trailer", at + 32, at,
+				      trailer->index_offset_bytes +
+					      trailer->index_entries * OBD_LSMT_ENTRY_BYTES);
 	if (trailer->index_entries * OBD_LSMT_ENTRY_BYTES > room)
 		return obd_fail_value(info, OBD_E_FORMAT, path, "lsmt index beyond trailer",
 				      at + 40, room / OBD_LSMT_ENTRY_BYTES, trailer->index_entries);
