@@ -1,10 +1,12 @@
 /* Entry after entry: what each one means for the file system. */
 #include "obd_apply.h"
 
+#include <fcntl.h>
 #include <locale.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "obd_apply_internal.h"
 
@@ -183,7 +185,7 @@ static int apply_tar(struct obd_apply_run *run, const struct obd_apply_options *
 	return rc;
 }
 
-static int apply_to(struct obd_image *image, const struct obd_apply_options *options,
+static int apply_to(struct obd_image *image, int data_fd, const struct obd_apply_options *options,
 		    struct obd_progress *progress, struct obd_errinfo *info,
 		    struct obd_apply_result *result)
 {
@@ -194,8 +196,10 @@ static int apply_to(struct obd_image *image, const struct obd_apply_options *opt
 	if (!rc)
 		rc = obd_tar_create(options->tar_fd, options->tar_path, options->digest, progress,
 				    info, &run.tar);
-	if (!rc)
+	if (!rc) {
+		obd_ext4_io_write_behind(run.ext4->io, data_fd);
 		rc = apply_tar(&run, options);
+	}
 	obd_tar_destroy(run.tar);
 	obd_ext4_close(run.ext4);
 	return rc;
@@ -213,7 +217,12 @@ int obd_apply(const struct obd_image_spec *spec, const struct obd_apply_options 
 	memset(ret, 0, sizeof(*ret));
 	rc = obd_image_create(spec, info, &image);
 	if (!rc) {
-		rc = apply_to(image, options, progress, info, ret);
+		/* without it the data goes to the disk in the end, all at once */
+		int data_fd = spec->upper_data ? open(spec->upper_data, O_RDONLY | O_CLOEXEC) : -1;
+
+		rc = apply_to(image, data_fd, options, progress, info, ret);
+		if (data_fd >= 0)
+			close(data_fd);
 		obd_image_destroy(image);
 	}
 	if (utf8) {

@@ -1,6 +1,8 @@
 #include "obd_ext4_io.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,10 +35,31 @@ struct obd_ext4_io {
 	uint8_t *stage;
 	uint64_t stage_at;
 	size_t stage_length;
+	struct writer *writer; /* NULL: none yet */
+	int behind_fd;	       /* for the writer */
 
 	bool is_marked; /* the superblock on the disk says: not valid */
 	bool has_failed;
 	struct obd_errinfo failure;
+};
+
+/*
+ * A thread that writes what was collected while the next is: the one who collects is busy reading,
+ * inflating and parsing. It begins with the first piece; one piece is on its way at a time.
+ */
+struct writer {
+	pthread_t thread;
+	struct obd_image *image;
+	int behind_fd; /* of the file that grows, or -1 */
+
+	pthread_mutex_t lock; /* of all below */
+	pthread_cond_t changed;
+	uint8_t *piece; /* never NULL; goes back and forth with the stage */
+	uint64_t at;
+	size_t length; /* 0: nothing to write */
+	bool is_over;
+	int rc; /* of the first failure */
+	struct obd_errinfo info;
 };
 
 static _Thread_local struct obd_ext4_io *opened_next;
@@ -354,14 +377,134 @@ int obd_ext4_io_write(struct obd_ext4_io *io, uint64_t offset, const void *from,
 	return copy(io, offset, (void *)(uintptr_t)from, length, true, info);
 }
 
-int obd_ext4_io_put_end(struct obd_ext4_io *io, struct obd_errinfo *info)
+/* ---- the writer ---- */
+
+static void *write_pieces(void *context)
 {
-	struct iovec iov = {.iov_base = io->stage, .iov_len = io->stage_length};
+	struct writer *writer = context;
+
+	pthread_mutex_lock(&writer->lock);
+	for (;;) {
+		struct obd_errinfo info = {0};
+		struct iovec iov;
+		int rc;
+
+		while (!writer->length && !writer->is_over)
+			pthread_cond_wait(&writer->changed, &writer->lock);
+		if (!writer->length)
+			break;
+		iov = (struct iovec){.iov_base = writer->piece, .iov_len = writer->length};
+		pthread_mutex_unlock(&writer->lock);
+		rc = obd_image_write(writer->image, writer->at / 512, (uint32_t)(iov.iov_len / 512),
+				     &iov, 1, 0, &info);
+		/* to the disk already, so that the sync in the end finds little; only a hint */
+		if (!rc && writer->behind_fd >= 0)
+			(void)sync_file_range(writer->behind_fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+		pthread_mutex_lock(&writer->lock);
+		if (rc && !writer->rc) {
+			writer->rc = rc;
+			writer->info = info;
+		}
+		writer->length = 0;
+		pthread_cond_broadcast(&writer->changed);
+	}
+	pthread_mutex_unlock(&writer->lock);
+	return NULL;
+}
+
+static int start_writer(struct obd_ext4_io *io, struct obd_errinfo *info)
+{
+	struct writer *writer = calloc(1, sizeof(*writer));
+	int err;
+
+	if (!writer)
+		return obd_fail(info, OBD_E_NOMEM, NULL, "file data");
+	*writer = (struct writer){
+		.image = io->image, .behind_fd = io->behind_fd, .piece = malloc(STAGE_BYTES)};
+	pthread_mutex_init(&writer->lock, NULL);
+	pthread_cond_init(&writer->changed, NULL);
+	err = writer->piece ? pthread_create(&writer->thread, NULL, write_pieces, writer) : ENOMEM;
+	if (err) {
+		free(writer->piece);
+		free(writer);
+		return obd_fail_errno(info, OBD_E_NOMEM, err, NULL, "file data");
+	}
+	io->writer = writer;
+	return 0;
+}
+
+static void stop_writer(struct obd_ext4_io *io)
+{
+	struct writer *writer = io->writer;
+
+	if (!writer)
+		return;
+	pthread_mutex_lock(&writer->lock);
+	writer->is_over = true;
+	pthread_cond_broadcast(&writer->changed);
+	pthread_mutex_unlock(&writer->lock);
+	pthread_join(writer->thread, NULL);
+	pthread_cond_destroy(&writer->changed);
+	pthread_mutex_destroy(&writer->lock);
+	free(writer->piece);
+	free(writer);
+	io->writer = NULL;
+}
+
+/* With the lock held: until the piece before is written; how all of them went. */
+static int wait_written(struct writer *writer, struct obd_errinfo *info)
+{
+	while (writer->length)
+		pthread_cond_wait(&writer->changed, &writer->lock);
+	if (writer->rc && info)
+		*info = writer->info;
+	return writer->rc;
+}
+
+/* What was collected is on its way. */
+static int send_stage(struct obd_ext4_io *io, struct obd_errinfo *info)
+{
+	struct writer *writer;
+	uint8_t *piece;
+	int rc = 0;
 
 	if (!io->stage_length)
 		return 0;
+	if (!io->writer)
+		rc = start_writer(io, info);
+	if (rc)
+		return rc;
+	writer = io->writer;
+	pthread_mutex_lock(&writer->lock);
+	rc = wait_written(writer, info);
+	if (!rc) {
+		piece = writer->piece;
+		writer->piece = io->stage;
+		writer->at = io->stage_at;
+		writer->length = io->stage_length;
+		io->stage = piece;
+		pthread_cond_broadcast(&writer->changed);
+	}
+	pthread_mutex_unlock(&writer->lock);
 	io->stage_length = 0;
-	return write_image(io, io->stage_at, &iov, 1, info);
+	return rc;
+}
+
+int obd_ext4_io_put_end(struct obd_ext4_io *io, struct obd_errinfo *info)
+{
+	int rc = send_stage(io, info);
+
+	if (rc || !io->writer)
+		return rc;
+	pthread_mutex_lock(&io->writer->lock);
+	rc = wait_written(io->writer, info);
+	pthread_mutex_unlock(&io->writer->lock);
+	return rc;
+}
+
+void obd_ext4_io_write_behind(struct obd_ext4_io *io, int fd)
+{
+	io->behind_fd = fd;
 }
 
 /* A cached copy of what is overwritten would come back with the next flush. */
@@ -392,7 +535,7 @@ static int put(struct obd_ext4_io *io, uint64_t offset, const uint8_t *from, siz
 	int rc = check_range(io, offset, length, info);
 
 	if (!rc && offset != io->stage_at + io->stage_length)
-		rc = obd_ext4_io_put_end(io, info);
+		rc = send_stage(io, info);
 	while (!rc && length) {
 		size_t step = STAGE_BYTES - io->stage_length;
 
@@ -411,7 +554,7 @@ static int put(struct obd_ext4_io *io, uint64_t offset, const uint8_t *from, siz
 			from += step;
 		length -= step;
 		if (io->stage_length == STAGE_BYTES)
-			rc = obd_ext4_io_put_end(io, info);
+			rc = send_stage(io, info);
 	}
 	return rc;
 }
@@ -569,6 +712,7 @@ int obd_ext4_io_create(struct obd_image *image, struct obd_errinfo *info, struct
 	if (!io)
 		return obd_fail(info, OBD_E_NOMEM, NULL, "metadata cache");
 	io->image = image;
+	io->behind_fd = -1;
 	io->disk_bytes = obd_image_virtual_size_bytes(image) / 512 * 512;
 	io->stage = malloc(STAGE_BYTES);
 	if (!io->stage || grow(io)) {
@@ -583,6 +727,7 @@ void obd_ext4_io_destroy(struct obd_ext4_io *io)
 {
 	if (!io)
 		return;
+	stop_writer(io);
 	for (uint32_t i = 0; i < io->unit_cnt; i++)
 		free(io->units[i].bytes);
 	free(io->units);

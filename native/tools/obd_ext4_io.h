@@ -5,7 +5,8 @@
  * memory until obd_ext4_io_flush, which leaves out what did not change and writes the rest in disk
  * order. File data goes past the cache, in long writes.
  *
- * One thread uses one io. The image is borrowed and outlives it.
+ * One thread uses one io (which has one of its own for file data). The image is borrowed and
+ * outlives it.
  */
 #ifndef OBD_EXT4_IO_H
 #define OBD_EXT4_IO_H
@@ -40,13 +41,17 @@ int obd_ext4_io_write(struct obd_ext4_io *io, uint64_t offset, const void *from,
 
 /*
  * Data for whole blocks (offset and length: multiples of 512), collected while it follows on the
- * last and written when it does not, when there is much, or at obd_ext4_io_put_end.
+ * last and written, by another thread, when it does not or when there is much. A failure comes
+ * with a later call; after put_end all is written.
  */
 int obd_ext4_io_put(struct obd_ext4_io *io, uint64_t offset, const void *from, size_t length,
 		    struct obd_errinfo *info);
 int obd_ext4_io_put_zeros(struct obd_ext4_io *io, uint64_t offset, size_t length,
 			  struct obd_errinfo *info);
 int obd_ext4_io_put_end(struct obd_ext4_io *io, struct obd_errinfo *info);
+
+/* Before the first put: the file that grows by what is put; its pages go to the disk early. */
+void obd_ext4_io_write_behind(struct obd_ext4_io *io, int fd);
 
 /*
  * Writes the data that was put and the changed metadata: first of all a superblock that says "not
