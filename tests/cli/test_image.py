@@ -19,6 +19,7 @@ from tests.format.disk_model import GOLDEN, substituted
 
 DIGESTS: dict[str, str] = json.loads((GOLDEN / "digests.json").read_text())
 MIB = 1 << 20
+UUID = "11111111-2222-3333-4444-555555555555"
 
 
 def image(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -168,7 +169,8 @@ def test_existing_output_needs_force_and_inputs_are_never_replaced(tmp_path: Pat
 
 
 def test_interrupted_import_leaves_nothing(tmp_path: Path) -> None:
-    disk = random_disk(tmp_path / "disk.raw", 2 * MIB, 5)
+    disk = tmp_path / "disk.raw"
+    random_disk(disk, 2 * MIB, 5)
     out = tmp_path / "out"
     out.mkdir()
 
@@ -224,3 +226,35 @@ def test_help_has_examples(command: list[str]) -> None:
     done = image(*command, "--help")
     assert done.returncode == 0
     assert "examples:\n  obdsup image" in done.stdout
+
+
+def test_sparse_layer_is_repaired_compared_and_shown(tmp_path: Path) -> None:
+    pair = (tmp_path / "data", tmp_path / "index")
+    facts = answer("new-upper", "--sparse", "--size", "1M", "--parent", UUID, *pair)
+    assert (facts["mode"], facts["parent_uuid"]) == ("sparse", UUID)
+    info = answer("info", *pair)
+    assert info["upper"]["mode"] == "sparse"
+    assert info["upper"]["parent_uuid"] == UUID
+    assert answer("verify", *pair)["ok"]
+    assert answer("repair", *pair)["is_changed"] is False
+    disk = random_disk(tmp_path / "disk.raw", MIB, 3)
+    layer = tmp_path / "layer.obd"
+    answer("import", tmp_path / "disk.raw", "-o", layer)
+    assert image("diff", "--raw", layer, tmp_path / "disk.raw").returncode == 0
+    (tmp_path / "disk.raw").write_bytes(disk[:-1] + bytes([disk[-1] ^ 1]))
+    found = image("diff", "--raw", layer, tmp_path / "disk.raw", "--json")
+    assert found.returncode == 1
+    assert json.loads(found.stdout)["ranges"] == [[MIB - 512, MIB]]
+
+
+def test_damaged_pair_is_told_repaired_and_reads_again(tmp_path: Path) -> None:
+    pair = (tmp_path / "data", tmp_path / "index")
+    answer("new-upper", "--size", "1M", *pair)
+    pair[1].write_bytes(bytes(100) + pair[1].read_bytes()[100:])
+    broken = image("info", *pair, "--json")
+    assert broken.returncode == 11
+    assert "index" in json.loads(broken.stdout)["problems"][0]
+    done = answer("repair", *pair)
+    assert done["headers_made"] == [str(pair[1])]
+    assert done["kept"] == [f"{pair[1]}.orig"]
+    assert answer("info", *pair)["problems"] == []

@@ -1,4 +1,4 @@
-"""``obdsup image``: look at, check, export and make image files. Works without a supervisor.
+"""``obdsup image``: make, look into, check and change image files. Works without a supervisor.
 
 One module per command, each with ``add(commands)``; what they do is in ``obdsup.image``.
 """
@@ -52,6 +52,9 @@ _GROUP_EXAMPLES = """examples:
   obdsup image verify config.v1.json && obdsup image export config.v1.json --sha256
   obdsup image import disk.raw -o base.obd --zfile lz4
   obdsup image new-upper --size 64G upper.data upper.index
+  obdsup image apply --mkfs layer.tar config.v1.json
+  obdsup image commit upper.data upper.index -o layer.obd --zfile lz4
+  obdsup image diff old/config.v1.json new/config.v1.json
 
 CONFIG is an overlaybd config.v1.json, LAYER one sealed layer file: raw, ZFile, in a tar or not.
 """
@@ -62,7 +65,7 @@ def add_parser(subparsers: Any) -> None:
     group = subparsers.add_parser(
         "image",
         help="image files: look at, check, convert, make",
-        description="Looks at, checks, exports and makes image files; needs no supervisor.",
+        description="Makes, looks into, checks and changes image files; needs no supervisor.",
         epilog=_GROUP_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
