@@ -108,7 +108,10 @@ static int append_index(struct sealing *sealing, struct obd_errinfo *info,
 	ret->file_bytes = index_at + index_bytes + sizeof(sealing->header);
 	ret->virtual_size_bytes = obd_upper_virtual_size_bytes(sealing->upper);
 	ret->segment_cnt = sealing->segment_cnt;
-	ret->garbage_bytes = index_at - OBD_LSMT_SPACE_BYTES - mapped * 512;
+	/* a sparse layer is written in place: what it does not map are holes */
+	ret->garbage_bytes = obd_upper_is_sparse(sealing->upper)
+				     ? 0
+				     : index_at - OBD_LSMT_SPACE_BYTES - mapped * 512;
 	return 0;
 }
 
@@ -141,11 +144,7 @@ int obd_seal(const char *data_path, const char *index_path, struct obd_errinfo *
 
 	if (rc)
 		return rc;
-	if (obd_upper_is_sparse(sealing.upper))
-		rc = obd_fail(info, OBD_E_UNSUPPORTED, data_path,
-			      "a sparse layer is committed, not sealed in place");
-	else
-		rc = obd_upper_start_writing(sealing.upper, &reserved, info);
+	rc = obd_upper_start_writing(sealing.upper, &reserved, info);
 	if (!rc) {
 		rc = seal_locked(&sealing, data_path, info, ret);
 		obd_upper_stop_writing(sealing.upper);

@@ -27,8 +27,8 @@ struct obd_sealed_in_place {
 };
 
 /*
- * OBD_E_LOCKED while somebody writes to the pair; OBD_E_INVAL: it is sealed already;
- * OBD_E_UNSUPPORTED: a sparse layer, whose data file is as long as the disk.
+ * OBD_E_LOCKED while somebody writes to the pair; OBD_E_INVAL: it is sealed already. A sparse layer
+ * stays a sparse file; what was discarded in it is in the index, DATA.zeroes has no use any more.
  */
 int obd_seal(const char *data_path, const char *index_path, struct obd_errinfo *info,
 	     struct obd_sealed_in_place *ret);

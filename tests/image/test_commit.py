@@ -17,6 +17,7 @@ import pytest
 from obdsup.errors import AlreadyServed, ConfigError, FormatError, NativeError
 from obdsup.format.image import Image
 from obdsup.format.lsmt_header import NULL_UUID
+from obdsup.format.sparse_writer import SparseWriter
 from obdsup.format.upper import open_upper
 from obdsup.format.upper_writer import UpperWriter, create_upper
 from obdsup.format.zfile_header import Algorithm
@@ -113,9 +114,29 @@ def test_commit_of_a_sparse_layer(vectors: Path, tmp_path: Path) -> None:
     assert out.read_bytes() == (vectors / "rw" / "e1.commit.lz4.obd").read_bytes()
     with locked(index), pytest.raises(AlreadyServed, match="somebody writes"):
         write_layer(Sources(upper=(data, index)), str(tmp_path / "other"), LayerOptions())
-    with pytest.raises(NativeError, match="committed, not sealed"):
-        seal(data, index)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["e1.data", "e1.idx", "out"]
+
+
+def test_a_sparse_layer_sealed_in_place_reads_as_before(tmp_path: Path) -> None:
+    data, index = str(tmp_path / "d"), str(tmp_path / "i")
+    create_upper(data, index, 1 << 20, is_sparse=True)
+    writer = SparseWriter(data, index)
+    writer.write(8, sector(5) * 16)
+    writer.discard(200, 16)
+    writer.close()
+    lower = tmp_path / "lower"
+    lower.write_bytes(layer_bytes({0: sector(1) * 8, 200: sector(2) * 24}, 2048))
+    with Image.open(config_file(tmp_path, [lower], (Path(data), Path(index)))) as image:
+        expected = image.sha256()
+    sealed = seal(data, index)
+    assert sealed.garbage_bytes == 0
+    with Image.open(config_file(tmp_path, [lower, Path(data)])) as image:
+        assert image.sha256() == expected
+    assert Path(data).stat().st_blocks * 512 < 200_000
+    options = LayerOptions(LZ4)
+    stack = Sources((str(lower), data))
+    write_layer(stack, str(tmp_path / "merged"), options)
+    assert digest(tmp_path / "merged") == expected
 
 
 @contextmanager
