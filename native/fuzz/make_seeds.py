@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import struct
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,10 +46,33 @@ def zeroes_records() -> Iterator[tuple[str, bytes]]:
     yield "damaged", bytes([ranges[0] ^ 1]) + ranges[1:]
 
 
+def gzip_indexes() -> Iterator[tuple[str, bytes]]:
+    """An index of one point and its gzip file, in the form of fuzz_gzindex.c."""
+    window = zlib.compress(bytes(32768))
+    table = zlib.compress(struct.pack("<qqqBI", 0, 10, 333, 0, len(window)))
+    for length in (0, 10, 5000, 200_000):
+        packed = gzip.compress(bytes(i * i >> 3 & 255 for i in range(length)), 1, mtime=0)
+        header = b"ddgzidx\0" + bytes((1, 0, 1, 6, 0)) + struct.pack("<III", 1 << 20, 32768, 29)
+        header += struct.pack("<QQQQ", 1, 0, 0, length) + bytes(256)
+        header += struct.pack("<QQI", 333 + len(window), len(table), 0)
+        index = header + window + table
+        yield str(length), struct.pack("<H", len(index)) + index + packed
+
+
+def sidecars() -> Iterator[tuple[str, bytes]]:
+    """Kept indexes; hash and checksum are set by fuzz_sidecar.c."""
+    for count in (0, 1, 5, 300):
+        header = b"OBDSIDE\0" + struct.pack("<IIQQ", 1, 3, 0, count) + bytes(32)
+        entries = ((i * 4 | 2 << 50, 8 + i | (i % 2) << 56) for i in range(count))
+        yield str(count), header + b"".join(struct.pack("<QQ", *entry) for entry in entries)
+
+
 def main() -> None:
     """Writes OUT/<target>/<name>."""
     seeds = dict.fromkeys(LAYER_TARGETS, layers)
-    for target, make in {**seeds, "upper": pairs, "zeroes": zeroes_records}.items():
+    seeds |= {"upper": pairs, "zeroes": zeroes_records}
+    seeds |= {"gzindex": gzip_indexes, "sidecar": sidecars}
+    for target, make in seeds.items():
         folder = Path(sys.argv[1]) / target
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in make():

@@ -7,6 +7,7 @@
 #include "obd_layer.h"
 #include "obd_planted.h"
 #include "obd_scratch.h"
+#include "obd_sidecar.h"
 #include "obd_upper.h"
 
 #define WRONG_SECTORS 8 /* of the planted fault wrong_lba */
@@ -17,47 +18,96 @@ struct obd_image {
 	uint64_t sectors;
 	uint64_t virtual_size_bytes;
 	uint64_t jump_table_bytes;
+	struct obd_sidecar *unsaved; /* where the merged index is to be kept, or NULL */
 	uint32_t layer_cnt;
 	struct obd_layer layers[]; /* bottom to top; a segment's tag is the position */
 };
 
+static const char *path_or_null(const char *const *paths, uint32_t i)
+{
+	return paths ? paths[i] : NULL;
+}
+
+/* Every index, then all of them merged. */
+static int merge_lowers(struct obd_image *image, struct obd_errinfo *info)
+{
+	struct obd_segment_list *lists = calloc(image->layer_cnt + 1u, sizeof(*lists));
+	int rc = lists ? 0 : obd_fail(info, OBD_E_NOMEM, NULL, "image");
+
+	for (uint32_t i = 0; i < image->layer_cnt && !rc; i++)
+		rc = obd_layer_load_index(&image->layers[i], (uint8_t)i, info);
+	for (uint32_t i = 0; i < image->layer_cnt && !rc; i++) {
+		lists[i].segments = image->layers[i].segments;
+		lists[i].cnt = image->layers[i].segment_cnt;
+		image->layers[i].segments = NULL;
+	}
+	if (!rc && obd_index_init(&image->lowers, lists, image->layer_cnt))
+		rc = obd_fail(info, OBD_E_NOMEM, NULL, "merged index");
+	free(lists);
+	return rc;
+}
+
+/* The merged index as it was kept; false: there is none that is good. */
+static bool load_sidecar(struct obd_image *image, const char *dir)
+{
+	struct obd_sidecar *sidecar = calloc(1, sizeof(*sidecar));
+	bool is_loaded;
+
+	if (!sidecar)
+		return false;
+	if (obd_sidecar_find(dir, image->layers, image->layer_cnt, NULL, sidecar)) {
+		free(sidecar);
+		return false;
+	}
+	is_loaded =
+		!obd_sidecar_load(sidecar, image->layers, image->layer_cnt, NULL, &image->lowers);
+	if (is_loaded)
+		free(sidecar);
+	else
+		image->unsaved = sidecar;
+	return is_loaded;
+}
+
 static int open_lowers(struct obd_image *image, const struct obd_image_spec *spec,
 		       struct obd_errinfo *info)
 {
-	struct obd_segment_list *lists;
-
-	lists = calloc(spec->lower_cnt + 1u, sizeof(*lists));
-	if (!lists)
-		return obd_fail(info, OBD_E_NOMEM, NULL, "image");
 	for (uint32_t i = 0; i < spec->lower_cnt; i++) {
 		struct obd_layer *layer = &image->layers[i];
 		int rc;
 
 		OBD_CRASH_POINT("image.lower");
-		rc = obd_layer_init_warp(layer, spec->lower_paths[i],
-					 spec->target_paths ? spec->target_paths[i] : NULL,
-					 spec->gzip_index_paths ? spec->gzip_index_paths[i] : NULL,
-					 (uint8_t)i, info);
-
-		if (rc) {
-			free(lists);
+		rc = obd_layer_open(layer, spec->lower_paths[i],
+				    path_or_null(spec->target_paths, i),
+				    path_or_null(spec->gzip_index_paths, i), info);
+		if (rc)
 			return rc;
-		}
 		image->layer_cnt++;
 		if (layer->virtual_size_bytes)
 			image->virtual_size_bytes = layer->virtual_size_bytes;
 		if (layer->zfile)
 			image->jump_table_bytes += obd_zfile_memory_bytes(layer->zfile);
+		if (layer->warp && layer->warp->gzip)
+			image->jump_table_bytes += obd_gzip_memory_bytes(layer->warp->gzip);
 	}
-	for (uint32_t i = 0; i < spec->lower_cnt; i++) {
-		lists[i].segments = image->layers[i].segments;
-		lists[i].cnt = image->layers[i].segment_cnt;
-		image->layers[i].segments = NULL;
-	}
-	int rc = obd_index_init(&image->lowers, lists, spec->lower_cnt);
+	if (spec->sidecar_dir && load_sidecar(image, spec->sidecar_dir))
+		return 0;
+	return merge_lowers(image, info);
+}
 
-	free(lists);
-	return rc ? obd_fail(info, OBD_E_NOMEM, NULL, "merged index") : 0;
+bool obd_image_is_index_new(const struct obd_image *image)
+{
+	return image->unsaved;
+}
+
+int obd_image_save_index(struct obd_image *image, struct obd_errinfo *info)
+{
+	int rc = 0;
+
+	if (image->unsaved)
+		rc = obd_sidecar_save(image->unsaved, image->layer_cnt, &image->lowers, info);
+	free(image->unsaved);
+	image->unsaved = NULL;
+	return rc;
 }
 
 static int read_below(void *arg, uint64_t lba, uint32_t sector_cnt, const struct iovec *iov,
@@ -118,6 +168,7 @@ void obd_image_destroy(struct obd_image *image)
 	if (OBD_CHEAT(two_devices_mixed))
 		obd_planted_remove_image(image);
 	obd_upper_destroy(image->upper);
+	free(image->unsaved);
 	obd_index_deinit(&image->lowers);
 	for (uint32_t i = 0; i < image->layer_cnt; i++)
 		obd_layer_deinit(&image->layers[i]);

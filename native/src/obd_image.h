@@ -39,6 +39,8 @@ struct obd_image_spec {
 	/* Of turboOCI lowers (obd_warp.h). Each NULL, or lower_cnt entries that may be NULL. */
 	const char *const *target_paths;
 	const char *const *gzip_index_paths; /* of a target that is gzip */
+	/* Where merged indexes are kept (obd_sidecar.h), a directory of its own; NULL: nowhere. */
+	const char *sidecar_dir;
 };
 
 /* obd_image_read flags */
@@ -50,6 +52,16 @@ struct obd_image_spec {
 int obd_image_create(const struct obd_image_spec *spec, struct obd_errinfo *info,
 		     struct obd_image **ret);
 void obd_image_destroy(struct obd_image *image); /* NULL is fine; nobody may be using it */
+
+/* Whether obd_image_save_index has something to do. */
+bool obd_image_is_index_new(const struct obd_image *image);
+
+/*
+ * Keeps the merged index for the next open, if there is a directory for it and it is not there
+ * already. May take as long as writing 16 bytes a segment does, beside reads and writes of the
+ * image; one call at a time. A failure changes nothing.
+ */
+int obd_image_save_index(struct obd_image *image, struct obd_errinfo *info);
 
 uint64_t obd_image_virtual_size_bytes(const struct obd_image *image);
 bool obd_image_has_upper(const struct obd_image *image);

@@ -86,7 +86,7 @@ int obd_index_reserve(struct obd_index *index, size_t cnt)
 	if (bytes >= HUGE_BYTES)
 		madvise(index->segments, bytes, MADV_HUGEPAGE);
 	for (size_t i = cnt; i < slots; i++)
-		index->segments[i] = (struct obd_segment){.low = OBD_SEGMENT_OFFSET_MASK};
+		index->segments[i] = (struct obd_segment){.low = UINT64_MAX}; /* ends last */
 	index->segment_cnt = cnt;
 	return 0;
 }

@@ -39,12 +39,13 @@ static int open_inner(struct obd_layer *layer, struct obd_errinfo *info)
 	return 0;
 }
 
-static int read_hts(struct obd_layer *layer, struct obd_errinfo *info, struct obd_lsmt_ht *trailer)
+static int read_hts(struct obd_layer *layer, struct obd_errinfo *info)
 {
 	const uint32_t kind = OBD_LSMT_FLAG_HEADER | OBD_LSMT_FLAG_DATA;
 	uint8_t area[OBD_LSMT_SPACE_BYTES];
 	const char *path = layer->file.path;
 	struct obd_lsmt_ht header;
+	struct obd_lsmt_ht trailer;
 	uint64_t at;
 	uint64_t room;
 	int rc;
@@ -62,28 +63,30 @@ static int read_hts(struct obd_layer *layer, struct obd_errinfo *info, struct ob
 	if (!rc)
 		rc = obd_lsmt_decode_ht(area, kind | OBD_LSMT_FLAG_SEALED,
 					OBD_LSMT_FLAG_DATA | OBD_LSMT_FLAG_SEALED, path, at, info,
-					trailer);
+					&trailer);
 	if (rc)
 		return rc;
-	if (trailer->index_entries > MAX_ENTRIES)
+	if (trailer.index_entries > MAX_ENTRIES)
 		return obd_fail_value(info, OBD_E_FORMAT, path, "lsmt index size", at + 40,
-				      MAX_ENTRIES, trailer->index_entries);
-	if (trailer->index_offset_bytes < OBD_LSMT_SPACE_BYTES || trailer->index_offset_bytes > at)
+				      MAX_ENTRIES, trailer.index_entries);
+	if (trailer.index_offset_bytes < OBD_LSMT_SPACE_BYTES || trailer.index_offset_bytes > at)
 		return obd_fail_value(info, OBD_E_FORMAT, path, "lsmt index offset", at + 32, at,
-				      trailer->index_offset_bytes);
-	room = at - trailer->index_offset_bytes;
+				      trailer.index_offset_bytes);
+	room = at - trailer.index_offset_bytes;
 	/* Writers put the trailer behind the index, at the next sector at most: a gap means that
 	 * one of the two fields is wrong, and entries would be missing without a word. */
-	if (trailer->index_offset_bytes % 512 ||
-	    room >= trailer->index_entries * OBD_LSMT_ENTRY_BYTES + OBD_LSMT_SPACE_BYTES)
+	if (trailer.index_offset_bytes % 512 ||
+	    room >= trailer.index_entries * OBD_LSMT_ENTRY_BYTES + OBD_LSMT_SPACE_BYTES)
 		return obd_fail_value(info, OBD_E_FORMAT, path,
 				      "lsmt index that does not end at the trailer", at + 32, at,
-				      trailer->index_offset_bytes +
-					      trailer->index_entries * OBD_LSMT_ENTRY_BYTES);
-	if (trailer->index_entries * OBD_LSMT_ENTRY_BYTES > room)
+				      trailer.index_offset_bytes +
+					      trailer.index_entries * OBD_LSMT_ENTRY_BYTES);
+	if (trailer.index_entries * OBD_LSMT_ENTRY_BYTES > room)
 		return obd_fail_value(info, OBD_E_FORMAT, path, "lsmt index beyond trailer",
-				      at + 40, room / OBD_LSMT_ENTRY_BYTES, trailer->index_entries);
-	layer->virtual_size_bytes = trailer->virtual_size_bytes;
+				      at + 40, room / OBD_LSMT_ENTRY_BYTES, trailer.index_entries);
+	layer->virtual_size_bytes = trailer.virtual_size_bytes;
+	layer->index_offset_bytes = trailer.index_offset_bytes;
+	layer->index_entries = trailer.index_entries;
 	return 0;
 }
 
@@ -137,18 +140,18 @@ static int append_entry(struct obd_layer *layer, size_t *cap, struct obd_segment
 	return 0;
 }
 
-static int load_index(struct obd_layer *layer, const struct obd_lsmt_ht *trailer, uint8_t tag,
-		      uint8_t *chunk, struct obd_errinfo *info)
+static int load_index(struct obd_layer *layer, uint8_t tag, uint8_t *chunk,
+		      struct obd_errinfo *info)
 {
-	uint64_t payload_end = trailer->index_offset_bytes / 512;
+	uint64_t payload_end = layer->index_offset_bytes / 512;
 	uint64_t min_offset = 0;
 	uint64_t done = 0;
 	size_t cap = 0;
 
-	while (done < trailer->index_entries) {
-		uint64_t left = trailer->index_entries - done;
+	while (done < layer->index_entries) {
+		uint64_t left = layer->index_entries - done;
 		uint32_t cnt = left < CHUNK_ENTRIES ? (uint32_t)left : CHUNK_ENTRIES;
-		uint64_t at = trailer->index_offset_bytes + done * OBD_LSMT_ENTRY_BYTES;
+		uint64_t at = layer->index_offset_bytes + done * OBD_LSMT_ENTRY_BYTES;
 		int rc = read_inner(layer, at, chunk, (size_t)cnt * OBD_LSMT_ENTRY_BYTES, info);
 
 		for (uint32_t i = 0; i < cnt && !rc; i++, at += OBD_LSMT_ENTRY_BYTES) {
@@ -176,11 +179,9 @@ static int load_index(struct obd_layer *layer, const struct obd_lsmt_ht *trailer
 	return 0;
 }
 
-int obd_layer_init_warp(struct obd_layer *layer, const char *path, const char *target,
-			const char *gzip_index, uint8_t tag, struct obd_errinfo *info)
+int obd_layer_open(struct obd_layer *layer, const char *path, const char *target,
+		   const char *gzip_index, struct obd_errinfo *info)
 {
-	struct obd_lsmt_ht trailer;
-	uint8_t *chunk = NULL;
 	int rc;
 
 	memset(layer, 0, sizeof(*layer));
@@ -192,13 +193,30 @@ int obd_layer_init_warp(struct obd_layer *layer, const char *path, const char *t
 	if (!rc)
 		rc = open_inner(layer, info);
 	if (!rc)
-		rc = read_hts(layer, info, &trailer);
-	if (!rc) {
-		chunk = malloc((size_t)CHUNK_ENTRIES * OBD_LSMT_ENTRY_BYTES);
-		rc = chunk ? load_index(layer, &trailer, tag, chunk, info)
-			   : obd_fail(info, OBD_E_NOMEM, path, "lsmt index");
-		free(chunk);
-	}
+		rc = read_hts(layer, info);
+	if (rc)
+		obd_layer_deinit(layer);
+	return rc;
+}
+
+int obd_layer_load_index(struct obd_layer *layer, uint8_t tag, struct obd_errinfo *info)
+{
+	uint8_t *chunk = malloc((size_t)CHUNK_ENTRIES * OBD_LSMT_ENTRY_BYTES);
+	int rc = chunk ? load_index(layer, tag, chunk, info)
+		       : obd_fail(info, OBD_E_NOMEM, layer->file.path, "lsmt index");
+
+	free(chunk);
+	return rc;
+}
+
+int obd_layer_init_warp(struct obd_layer *layer, const char *path, const char *target,
+			const char *gzip_index, uint8_t tag, struct obd_errinfo *info)
+{
+	int rc = obd_layer_open(layer, path, target, gzip_index, info);
+
+	if (rc)
+		return rc;
+	rc = obd_layer_load_index(layer, tag, info);
 	if (rc)
 		obd_layer_deinit(layer);
 	return rc;

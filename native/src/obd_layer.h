@@ -21,6 +21,8 @@ struct obd_layer {
 	struct obd_warp *warp;	 /* the target of a turboOCI layer, else NULL */
 	uint64_t size_bytes;	 /* of the inner file */
 	uint64_t virtual_size_bytes;
+	uint64_t index_offset_bytes;  /* in the inner file; where the payload ends */
+	uint64_t index_entries;	      /* stored, padding included */
 	struct obd_segment *segments; /* sorted, disjoint; owner: the layer until it is taken */
 	size_t segment_cnt;
 };
@@ -36,6 +38,13 @@ int obd_layer_init(struct obd_layer *layer, const char *path, uint8_t tag,
 /* The same for a turboOCI layer; gzip_index is NULL when the target is a plain tar (obd_warp.h). */
 int obd_layer_init_warp(struct obd_layer *layer, const char *path, const char *target,
 			const char *gzip_index, uint8_t tag, struct obd_errinfo *info);
+/*
+ * The same in two steps: all but the index, which may be known already, then the index. After a
+ * failure of the second the layer must be deinitialised.
+ */
+int obd_layer_open(struct obd_layer *layer, const char *path, const char *target,
+		   const char *gzip_index, struct obd_errinfo *info);
+int obd_layer_load_index(struct obd_layer *layer, uint8_t tag, struct obd_errinfo *info);
 void obd_layer_deinit(struct obd_layer *layer);
 
 /* Bytes of the inner file, or of the target from OBD_WARP_BYTES on, to the cursor, which moves. */

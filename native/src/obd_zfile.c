@@ -325,6 +325,15 @@ static uint64_t block_at(const struct obd_zfile *zfile, uint64_t block)
 	return zfile->group_at[block >> GROUP_SHIFT] + zfile->within[block];
 }
 
+void obd_zfile_stored_range(const struct obd_zfile *zfile, uint64_t begin, uint64_t end,
+			    uint64_t *ret_begin, uint64_t *ret_end)
+{
+	uint64_t last = (end + (1u << zfile->block_shift) - 1) >> zfile->block_shift;
+
+	*ret_begin = block_at(zfile, begin >> zfile->block_shift);
+	*ret_end = block_at(zfile, last);
+}
+
 static uint32_t plain_length(const struct obd_zfile *zfile, uint64_t block)
 {
 	uint64_t left = zfile->size_bytes - (block << zfile->block_shift);

@@ -46,6 +46,9 @@ void obd_zfile_destroy(struct obd_zfile *zfile);
 
 uint64_t obd_zfile_size_bytes(const struct obd_zfile *zfile); /* decompressed */
 uint32_t obd_zfile_block_bytes(const struct obd_zfile *zfile);
+/* Where in the file the blocks of content [begin, end), which must be inside, are stored. */
+void obd_zfile_stored_range(const struct obd_zfile *zfile, uint64_t begin, uint64_t end,
+			    uint64_t *ret_begin, uint64_t *ret_end);
 uint64_t obd_zfile_memory_bytes(const struct obd_zfile *zfile);
 
 /*

@@ -124,6 +124,7 @@ int main(void)
 	every_edge(65, 1);
 	every_edge(70000, 3);
 	every_edge(70000, 1ull << 32);
+	every_edge(5, (1ull << 50) - 30); /* the last one ends at the last sector there can be */
 	for (uint64_t end = UINT32_MAX - 2ull; end <= UINT32_MAX + 2ull; end++)
 		every_edge(100, end - 398); /* the last end is exactly this */
 	return 0;

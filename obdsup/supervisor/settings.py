@@ -100,6 +100,11 @@ class Settings:
     def journal_path(self, name: str) -> Path:
         return self.device_run_dir(name) / "inflight"
 
+    @property
+    def index_cache_dir(self) -> Path:
+        """Merged indexes of large images, so that workers open them faster; may be deleted."""
+        return self.state_dir / "index-cache"
+
     def make_directories(self) -> None:
         """Creates what must be there, readable by the owner only.
 
@@ -114,6 +119,7 @@ class Settings:
             self.run_dir / "devices",
             self.run_dir / "rings",
             self.state_dir / "devices",
+            self.index_cache_dir,
         ):
             try:
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -61,6 +61,7 @@ class WorkerProcessConfig(ProcessConfig):  # type: ignore[misc]
         on_spawned: called with the process when it was started (not when adopted).
         on_exited: called with the process and its status, or None when that is unknown.
         release_path: where its release lies, "" for the supervisor's own.
+        environment: variables it gets beside the supervisor's.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class WorkerProcessConfig(ProcessConfig):  # type: ignore[misc]
         on_spawned: Callable[[WorkerProcess, int], None],
         on_exited: Callable[[WorkerProcess, int | None], None],
         release_path: str = "",
+        environment: dict[str, str] | None = None,
     ) -> None:
         values: dict[str, Any] = dict.fromkeys(self.req_param_names)
         values.update(
@@ -88,6 +90,7 @@ class WorkerProcessConfig(ProcessConfig):  # type: ignore[misc]
         self.on_spawned = on_spawned
         self.on_exited = on_exited
         self.release_path = release_path
+        self.variables = environment or {}
 
     def make_process(self, group: Any = None) -> WorkerProcess:
         made = WorkerProcess(self)
@@ -167,7 +170,7 @@ class WorkerProcess(Subprocess):  # type: ignore[misc]
         return os.posix_spawn(
             self.config.argv[0],
             self.config.argv,
-            os.environ,
+            os.environ | self.config.variables,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, str(self.config.log_path), log_flags, 0o640),

@@ -116,4 +116,5 @@ class WorkerStarter:
         return WorkerProcessConfig(
             self._loop.options, worker_id, argv, self._settings.log_dir / f"worker-{worker_id}.log",
             self._on_spawned, self._on_exited, release_path,
+            {"OBDSUP_CACHE": str(self._settings.index_cache_dir)},
         )  # fmt: skip

@@ -22,9 +22,13 @@ if TYPE_CHECKING:
     from obdsup.worker.native import Engine
     from obdsup.worker.requests import ImageConfigFile, Request
 
+# Where merged indexes are kept, set by the supervisor; as long as releases differ in their options
+# an environment variable is what an older worker does not refuse.
+CACHE_VARIABLE = "OBDSUP_CACHE"
+
 __all__ = [
-    "Device", "JobEnd", "attach", "catch_up", "close", "detach", "drop", "follow", "open_image",
-    "read_config",
+    "Device", "JobEnd", "attach", "catch_up", "close", "detach", "drop", "follow", "keep_index",
+    "open_image", "read_config",
 ]  # fmt: skip
 
 NEAR_RECORDS = 4096  # so many are picked up within a millisecond or two
@@ -49,8 +53,9 @@ class Device:
     """A device by name. Owns its image, and while serving the ring's fds and the journal's."""
 
     __slots__ = (
-        "device_id", "failed", "fds", "files", "generation", "image", "is_writable", "job_request",
-        "kind", "lock", "map_bytes", "name", "size_bytes", "spec", "state", "waiting",
+        "device_id", "failed", "fds", "files", "generation", "image", "is_index_new", "is_writable",
+        "job_request", "kind", "lock", "map_bytes", "name", "size_bytes", "spec", "state",
+        "waiting",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
@@ -60,6 +65,7 @@ class Device:
         self.image: Image | None = None
         self.size_bytes = 0
         self.is_writable = False
+        self.is_index_new = False  # to be kept once nobody waits for the answer
         self.lock = Lock()
         self.device_id = 0
         self.generation = 0
@@ -92,9 +98,10 @@ def _ensure_open(device: Device, files: ImageFiles) -> None:
     if device.image is not None and device.files == files:
         return
     _close_image(device)
-    image = Image(files.lowers, files.upper)
+    image = Image(files.lowers, files.upper, os.environ.get(CACHE_VARIABLE, ""))
     device.image, device.files = image, files
     device.size_bytes, device.is_writable = image.size_bytes, image.is_writable
+    device.is_index_new = image.is_index_new
 
 
 def open_image(device: Device, files: ImageFiles | ImageConfigFile) -> JobEnd:
@@ -239,6 +246,17 @@ def close(device: Device) -> JobEnd:
     with device.lock:
         _close_image(device)
     return JobEnd(Event.CLOSED)
+
+
+def keep_index(device: Device) -> None:
+    """Keeps the merged index for the next open, beside whoever reads; nothing depends on it."""
+    with device.lock:
+        if device.image is None:
+            return
+        try:
+            device.image.save_index()
+        except ObdError as error:
+            log.event("image.index_not_kept", log.WARNING, dev=device.name, reason=error)
 
 
 def follow(device: Device) -> ObdError | None:

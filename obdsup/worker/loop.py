@@ -370,6 +370,9 @@ class Loop:
         job_request, device.job_request = device.job_request, None
         if action is Action.FINISH and job_request is not None:
             self._reply(*job_request, end)
+        if device.is_index_new:
+            device.is_index_new = False
+            self._thread(lambda: jobs.keep_index(device), lambda _: None)
         waiting, device.waiting = device.waiting, deque()
         for owner, request in waiting:
             self._ask(owner, request)

@@ -105,19 +105,24 @@ class Image:
         lowers: absolute paths of the sealed layers, bottom to top; of a turboOCI layer three, its
             own, its target's and that of the target's gzip index, which may be "", a line each.
         upper: data and index path of the writable layer, or None.
+        cache_dir: where merged indexes are kept for the next open, "" for nowhere.
 
     Raises:
         FormatError: a layer is not what its format says.
         NativeError: a file can not be opened or read, or out of memory.
     """
 
-    def __init__(self, lowers: list[str], upper: tuple[str, str] | None) -> None:
+    def __init__(
+        self, lowers: list[str], upper: tuple[str, str] | None, cache_dir: str = ""
+    ) -> None:
         spec = ffi.new("struct obd_image_spec *")
         files = [[*os.fsencode(lower).split(b"\n"), b"", b""][:3] for lower in lowers]
         columns = [[_path(name) for name in column] for column in zip(*files, strict=True)]
         arrays = [ffi.new("char *[]", column) for column in columns] or [ffi.NULL] * 3
         spec.lower_paths, spec.target_paths, spec.gzip_index_paths = arrays
         spec.lower_cnt = len(lowers)
+        cache = _path(os.fsencode(cache_dir))
+        spec.sidecar_dir = cache
         if upper is not None:
             data, index = (ffi.new("char[]", os.fsencode(path)) for path in upper)
             spec.upper_data, spec.upper_index = data, index
@@ -152,6 +157,22 @@ class Image:
         code = lib.obd_image_follow(self._image, info)
         if code:
             raise native_error("follow upper", code, info)
+
+    @property
+    def is_index_new(self) -> bool:
+        """There is a cache, and the merged index was not in it."""
+        return bool(lib.obd_image_is_index_new(self._image))
+
+    def save_index(self) -> None:
+        """Keeps the merged index, unless it is kept already or there is no cache.
+
+        Raises:
+            NativeError: it can not be written; the image is as it was, and it is not tried again.
+        """
+        info = ffi.new("struct obd_errinfo *")
+        code = lib.obd_image_save_index(self._image, info)
+        if code:
+            raise native_error("keep index", code, info)
 
     def settle(self) -> None:
         """Makes the upper durable, and complete for any reader. Not while anybody serves it."""

@@ -16,11 +16,13 @@ from obdsup.worker.native import Image
 class SlowImage(Image):
     """Opens after somebody opened each FIFO among the lowers for writing."""
 
-    def __init__(self, lowers: list[str], upper: tuple[str, str] | None) -> None:
+    def __init__(
+        self, lowers: list[str], upper: tuple[str, str] | None, cache_dir: str = ""
+    ) -> None:
         for path in lowers:
             if os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode):
                 os.close(os.open(path, os.O_RDONLY))
-        super().__init__(lowers, upper)
+        super().__init__(lowers, upper, cache_dir)
 
 
 device.Image = SlowImage  # type: ignore[misc]
