@@ -15,15 +15,24 @@ __all__ = ["check_image", "image_spec"]
 def image_spec(image: ImageConfig, keep: list[Any]) -> Any:
     """A ``struct obd_image_spec``; ``keep`` must live as long as it is used."""
     spec = ffi.new("struct obd_image_spec *")
-    lowers = [ffi.new("char[]", os.fsencode(path)) for path in image.lower_paths()]
-    paths = ffi.new("char *[]", lowers)
-    keep += [spec, paths, *lowers]
-    spec.lower_paths, spec.lower_cnt = ffi.cast("char const *const *", paths), len(lowers)
+    keep.append(spec)
+    spec.lower_cnt = len(image.lowers)
+    spec.lower_paths = _paths([lower.path for lower in image.lowers], keep)
+    spec.target_paths = _paths([lower.target for lower in image.lowers], keep)
+    spec.gzip_index_paths = _paths([lower.gzip_index for lower in image.lowers], keep)
     if image.upper is not None:
         data, index = (ffi.new("char[]", os.fsencode(path)) for path in image.upper)
         keep += [data, index]
         spec.upper_data, spec.upper_index = data, index
     return spec
+
+
+def _paths(names: list[str], keep: list[Any]) -> Any:
+    """An array of C strings, NULL for "" (a layer without target)."""
+    texts = [ffi.new("char[]", os.fsencode(name)) if name else ffi.NULL for name in names]
+    array = ffi.new("char *[]", texts)
+    keep += [array, *texts]
+    return ffi.cast("char const *const *", array)
 
 
 def check_image(image: ImageConfig, op: str, code: int, info: Any) -> None:
