@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import struct
 import sys
+import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,10 +69,37 @@ def sidecars() -> Iterator[tuple[str, bytes]]:
         yield str(count), header + b"".join(struct.pack("<QQ", *entry) for entry in entries)
 
 
+def tars() -> Iterator[tuple[str, bytes]]:
+    """Every kind of entry, in the forms that a tar has for it."""
+    kinds = {
+        "file": (tarfile.REGTYPE, {}),
+        "dir/": (tarfile.DIRTYPE, {}),
+        "dir/link": (tarfile.SYMTYPE, {"linkname": "../file"}),
+        "dir/long": (tarfile.SYMTYPE, {"linkname": "t" * 200}),
+        "hard": (tarfile.LNKTYPE, {"linkname": "dir/link"}),
+        "null": (tarfile.CHRTYPE, {"devmajor": 1, "devminor": 3}),
+        "fifo": (tarfile.FIFOTYPE, {}),
+        "dir/.wh..wh..opq": (tarfile.REGTYPE, {}),
+        ".wh.file": (tarfile.REGTYPE, {}),
+        "n" * 120: (tarfile.REGTYPE, {"pax_headers": {"SCHILY.xattr.user.a": "1"}}),
+    }
+    for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w", format=form) as tar:
+            for name, (kind, fields) in kinds.items():
+                info = tarfile.TarInfo(name)
+                info.type, info.size = kind, 700 if name == "file" else 0
+                for field, value in fields.items():
+                    setattr(info, field, value)
+                if form != tarfile.USTAR_FORMAT or len(name + info.linkname) < 100:
+                    tar.addfile(info, io.BytesIO(bytes(700)) if info.isreg() else None)
+        yield f"tar-{form}", out.getvalue()
+
+
 def main() -> None:
     """Writes OUT/<target>/<name>."""
     seeds = dict.fromkeys(LAYER_TARGETS, layers)
-    seeds |= {"upper": pairs, "zeroes": zeroes_records}
+    seeds |= {"upper": pairs, "zeroes": zeroes_records, "tools_tar": tars}
     seeds |= {"gzindex": gzip_indexes, "sidecar": sidecars}
     for target, make in seeds.items():
         folder = Path(sys.argv[1]) / target

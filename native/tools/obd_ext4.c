@@ -58,6 +58,24 @@ static int create(struct obd_image *image, bool will_write, struct obd_errinfo *
 	return 0;
 }
 
+/* By these libext2fs fills bitmaps, without a look at them. */
+static bool has_sound_groups(ext2_filsys fs)
+{
+	const struct ext2_super_block *super = fs->super;
+	uint32_t most = 8u * fs->blocksize;
+	uint64_t blocks = ext2fs_blocks_count(fs->super);
+	uint32_t first = fs->blocksize == 1024 ? 1 : 0;
+
+	return super->s_first_data_block == first && blocks > first && super->s_blocks_per_group &&
+	       super->s_blocks_per_group <= most && super->s_blocks_per_group % 8 == 0 &&
+	       super->s_clusters_per_group == super->s_blocks_per_group &&
+	       super->s_inodes_per_group && super->s_inodes_per_group <= most &&
+	       super->s_inodes_per_group % 8 == 0 &&
+	       fs->group_desc_count == (blocks - first + super->s_blocks_per_group - 1) /
+					       super->s_blocks_per_group &&
+	       (uint64_t)super->s_inodes_per_group * fs->group_desc_count == super->s_inodes_count;
+}
+
 static int check_usable(const struct obd_ext4 *ext4, struct obd_errinfo *info)
 {
 	struct ext2_super_block *super = ext4->fs->super;
@@ -69,6 +87,13 @@ static int check_usable(const struct obd_ext4 *ext4, struct obd_errinfo *info)
 				      obd_image_virtual_size_bytes(ext4->image) /
 					      (unsigned int)ext4->fs->blocksize,
 				      ext2fs_blocks_count(super));
+	if (ext2fs_has_feature_bigalloc(super))
+		return obd_fail(info, OBD_E_UNSUPPORTED, NULL, "ext4 with bigalloc");
+	if (!has_sound_groups(ext4->fs))
+		return obd_fail_value(
+			info, OBD_E_FORMAT, NULL, "sizes of ext4's groups (run e2fsck); inodes",
+			1024, (uint64_t)super->s_inodes_per_group * ext4->fs->group_desc_count,
+			super->s_inodes_count);
 	if (!ext4->is_writable)
 		return 0;
 	if (ext2fs_has_feature_journal_needs_recovery(super))
@@ -78,6 +103,14 @@ static int check_usable(const struct obd_ext4 *ext4, struct obd_errinfo *info)
 		return obd_fail(info, OBD_E_FORMAT, NULL,
 				"ext4 was left unfinished (not clean): run e2fsck on its device");
 	return 0;
+}
+
+static bool is_erofs(struct obd_ext4 *ext4)
+{
+	uint32_t magic = 0;
+
+	return !obd_ext4_io_read(ext4->io, 1024, &magic, sizeof(magic), NULL) &&
+	       ext2fs_le32_to_cpu(magic) == 0xe0f5e1e2;
 }
 
 int obd_ext4_open(struct obd_image *image, bool will_write, struct obd_errinfo *info,
@@ -92,7 +125,9 @@ int obd_ext4_open(struct obd_image *image, bool will_write, struct obd_errinfo *
 	error = ext2fs_open2(NAME, NULL, FEATURES | (will_write ? EXT2_FLAG_RW : 0), 0, 0,
 			     obd_ext4_io_manager(ext4->io), &ext4->fs);
 	if (error == EXT2_ET_BAD_MAGIC || error == EXT2_ET_SHORT_READ)
-		rc = obd_fail(info, OBD_E_FORMAT, NULL, "no ext4 file system in the image");
+		rc = obd_fail(info, OBD_E_FORMAT, NULL,
+			      is_erofs(ext4) ? "an erofs, which is not read here: mount its device"
+					     : "no ext4 file system in the image");
 	else
 		rc = obd_ext4_told(ext4, error, "open ext4", info);
 	if (!rc)

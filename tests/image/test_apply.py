@@ -422,6 +422,28 @@ def test_an_unfinished_file_system_is_not_written_to(tmp_path: Path) -> None:
         apply_tar(image, write_tar(tmp_path / "1.tar", member("f", b"1")))
 
 
+@pytest.mark.parametrize("at", [0x14, 0x20, 0x24, 0x28])  # first block; per group: blocks, inodes
+def test_damaged_group_sizes_are_refused(at: int, tmp_path: Path) -> None:
+    image = new_image(tmp_path)
+    make_file_system(image)
+    assert image.upper is not None
+    with closing(UpperWriter(*image.upper)) as upper:
+        block = bytearray(_first_block(image))
+        block[1024 + at] ^= 8
+        upper.write(0, bytes(block))
+    with pytest.raises(FormatError, match="sound ext4"):
+        apply_tar(image, write_tar(tmp_path / "1.tar", member("f", b"1")))
+
+
+def test_erofs_is_named(tmp_path: Path) -> None:
+    image = new_image(tmp_path)
+    assert image.upper is not None
+    with closing(UpperWriter(*image.upper)) as upper:
+        upper.write(0, bytes(1024) + bytes.fromhex("e2e1f5e0") + bytes(4096 - 1028))
+    with pytest.raises(FormatError, match="an erofs, which is not read here"):
+        lines_of(image)
+
+
 def _first_block(image: config.ImageConfig) -> bytes:
     with Image(image) as opened:
         return opened.read(0, 4096)
