@@ -60,6 +60,9 @@ kernel: setup
 bench: setup
 	@$(MAKE) -s -C native bench
 	@native/build/release/read
+	@native/build/release/index
+	@native/build/release/sidecar
+	@native/build/release/tools_commit
 	@$(VENV)/python -m chaos.stall
 
 # Campaigns under ringd's load, under containers on the host, and in the guest; LONG=1: 10,000 kills.
