@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,13 @@ def eventually(predicate: Callable[[], T], timeout_s: float = 10.0) -> T:
         if time.monotonic() >= deadline:
             raise AssertionError(f"not within {timeout_s} s: {predicate}")
         time.sleep(0.005)
+
+
+def pytest_configure() -> None:
+    """Children must be able to get a SIGINT, also when the suite itself was started with it ignored
+    (in the background of a shell without job control): a handler of ours is not inherited."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
