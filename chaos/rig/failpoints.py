@@ -32,7 +32,7 @@ from typing import Self
 
 from chaos.rig.problem import RigError
 
-__all__ = ["ENVIRONMENT", "POINTS", "Action", "FailPoints", "Hit"]
+__all__ = ["ENVIRONMENT", "POINTS", "SPARSE_POINTS", "Action", "FailPoints", "Hit"]
 
 ENVIRONMENT = "OBDSUP_FAILPOINTS"
 
@@ -47,7 +47,7 @@ _HIT = struct.Struct("<QQQII32s")
 _HIT_CNT_AT = 16
 _POLL_S = 0.002
 
-# Every OBD_CRASH_POINT of native/src, in the order of a worker's life: a test compares.
+# In the order of a worker's life; with SPARSE_POINTS every OBD_CRASH_POINT there is: a test compares.
 POINTS = (
     "image.open", "image.lower", "image.upper", "image.opened",
     "attach.lock", "attach.prepare", "attach.open", "attach.check", "attach.writer",
@@ -67,6 +67,12 @@ POINTS = (
     "publish.done", "serve.kick",
     "drain.asked", "drain.kick", "drain.done",
     "detach.writer", "detach.owner", "detach.unlock", "detach.done",
+)  # fmt: skip
+
+# Those that only a sparse writable layer passes; tests/ringd/test_kills_sparse.py dies there.
+SPARSE_POINTS = (
+    "sparse.extend", "sparse.block", "sparse.data", "sparse.written", "zeroes.record",
+    "zeroes.sync", "sparse.punch", "sparse.punched",
 )  # fmt: skip
 
 
@@ -232,7 +238,7 @@ class FailPoints:
         repeat: int,
         lba: int | None = None,
     ) -> int:
-        if point not in POINTS:
+        if point not in POINTS + SPARSE_POINTS:
             raise RigError(f"there is no point {point!r}: see chaos.rig.failpoints.POINTS")
         if count < 1 or repeat < 1:
             raise RigError(f"count {count} and repeat {repeat} must be at least 1")
