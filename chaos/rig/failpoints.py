@@ -47,7 +47,7 @@ _HIT = struct.Struct("<QQQII32s")
 _HIT_CNT_AT = 16
 _POLL_S = 0.002
 
-# In the order of a worker's life; with SPARSE_POINTS every OBD_CRASH_POINT there is: a test compares.
+# In the order of a worker's life; with SPARSE_POINTS every OBD_CRASH_POINT: a test compares.
 POINTS = (
     "image.open", "image.lower", "image.upper", "image.opened",
     "attach.lock", "attach.prepare", "attach.open", "attach.check", "attach.writer",
