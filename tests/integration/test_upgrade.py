@@ -40,7 +40,7 @@ FINDS_ANOTHER_SIZE = """
 _ensure_open_good = _ensure_open
 def _ensure_open(device, files):
     _ensure_open_good(device, files)
-    device.size_bytes -= 512
+    device.size_bytes = device.image.size_bytes - 512
 """
 READS_ANOTHER_FILE = """
 _ensure_open_good = _ensure_open
