@@ -59,14 +59,20 @@ def test_another_user_gets_to_no_socket_even_when_the_folder_is_open(measured: F
     assert run_as_nobody(reached) == 0
 
 
+def opened(measured: FakeService, name: str) -> Path:
+    """The socket, after its modes were opened to everybody: only the peer's uid is left to ask."""
+    path = measured.root / "run" / name
+    for folder in (measured.root, measured.root / "run"):
+        folder.chmod(0o755)
+    path.chmod(0o666)
+    return path
+
+
 @pytest.mark.host
 def test_another_user_is_refused_by_its_credentials_even_when_the_socket_is_open(
     measured: FakeService,
 ) -> None:
-    path = measured.root / "run" / "obdsup.sock"
-    for folder in (measured.root, measured.root / "run"):
-        folder.chmod(0o755)
-    path.chmod(0o666)
+    path = opened(measured, "obdsup.sock")
 
     def answer() -> int:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
@@ -84,10 +90,7 @@ def test_another_user_is_refused_by_its_credentials_even_when_the_socket_is_open
 def test_another_user_gets_no_answer_from_supervisorctls_socket_even_when_it_is_open(
     measured: FakeService,
 ) -> None:
-    path = measured.root / "run" / "supervisor.sock"
-    for folder in (measured.root, measured.root / "run"):
-        folder.chmod(0o755)
-    path.chmod(0o666)
+    path = opened(measured, "supervisor.sock")
 
     def answered() -> int:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
