@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "obd_crash.h"
+#include "obd_image.h"
 #include "support_image_files.h"
 
 #define DIED  42
@@ -180,4 +181,22 @@ int __wrap_unlink(const char *path)
 	if (is_death())
 		_exit(DIED);
 	return __real_unlink(path);
+}
+
+void deaths_operate(struct obd_image *image, const struct operation *operation, uint8_t value)
+{
+	static uint8_t bytes[DEATHS_MOST_SECTORS * 512];
+	struct iovec iov = {bytes, operation->cnt * 512u};
+	uint32_t flags = operation->kind == WRITE_FUA ? OBD_WRITE_FUA : 0;
+	int rc;
+
+	memset(bytes, value, sizeof(bytes));
+	if (operation->kind == FLUSH)
+		rc = obd_image_flush(image, NULL);
+	else if (operation->kind == DISCARD)
+		rc = obd_image_discard(image, operation->lba, operation->cnt, NULL);
+	else
+		rc = obd_image_write(image, operation->lba, operation->cnt, &iov, 1, flags, NULL);
+	if (rc)
+		deaths_wrong("an operation failed", operation->lba);
 }

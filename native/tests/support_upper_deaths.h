@@ -49,6 +49,22 @@ bool deaths_run(void (*body)(void *context), void *context, uint32_t at, enum de
 /* In the body: the data of an earlier death reaches the file now. */
 void deaths_land(const char *data_path);
 
+/* One thing that a writer does. */
+enum operation_kind { WRITE, WRITE_FUA, DISCARD, FLUSH };
+
+struct operation {
+	enum operation_kind kind;
+	uint64_t lba;
+	uint32_t cnt; /* sectors, at most DEATHS_MOST_SECTORS */
+};
+
+#define DEATHS_MOST_SECTORS 64u
+
+struct obd_image;
+
+/* In the body: does it, what is written being this byte throughout; wrong if it fails. */
+void deaths_operate(struct obd_image *image, const struct operation *operation, uint8_t value);
+
 /* In the body: what was found is wrong. */
 void deaths_wrong(const char *what, uint64_t lba) __attribute__((noreturn));
 

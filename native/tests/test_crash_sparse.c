@@ -19,13 +19,7 @@
 #define SECTORS 61u /* the last block is not whole */
 #define BELOW	0x7e
 
-enum operation_kind { WRITE, WRITE_FUA, DISCARD, FLUSH };
-
-static const struct operation {
-	enum operation_kind kind;
-	uint64_t lba;
-	uint32_t cnt;
-} operations[] = {
+static const struct operation operations[] = {
 	{WRITE, 3, 30},			      /* a part, whole blocks, a part */
 	{DISCARD, 6, 20},		      /* likewise, of what is data */
 	{WRITE, 17, 1},			      /* into a discarded block */
@@ -99,25 +93,6 @@ static void check(struct obd_image *image)
 	}
 }
 
-static void run_operation(struct obd_image *image, uint32_t i)
-{
-	static uint8_t bytes[SECTORS * 512];
-	const struct operation *operation = &operations[i];
-	struct iovec iov = {bytes, operation->cnt * 512u};
-	uint32_t flags = operation->kind == WRITE_FUA ? OBD_WRITE_FUA : 0;
-	int rc;
-
-	memset(bytes, value_of(i), sizeof(bytes));
-	if (operation->kind == FLUSH)
-		rc = obd_image_flush(image, NULL);
-	else if (operation->kind == DISCARD)
-		rc = obd_image_discard(image, operation->lba, operation->cnt, NULL);
-	else
-		rc = obd_image_write(image, operation->lba, operation->cnt, &iov, 1, flags, NULL);
-	if (rc)
-		deaths_wrong("an operation failed", i);
-}
-
 static void live(void *context)
 {
 	struct obd_image *image = open_image();
@@ -132,7 +107,7 @@ static void live(void *context)
 		uint32_t i = (uint32_t)__builtin_ctz(~deaths->done);
 
 		deaths->under_way = 1u << i;
-		run_operation(image, i);
+		deaths_operate(image, &operations[i], value_of(i));
 		__atomic_store_n(&deaths->done, deaths->done | 1u << i, __ATOMIC_RELEASE);
 		deaths->under_way = 0;
 		check(image);

@@ -18,13 +18,7 @@
 
 #define SECTORS 16u
 
-enum operation_kind { WRITE, WRITE_FUA, DISCARD, FLUSH };
-
-static const struct operation {
-	enum operation_kind kind;
-	uint64_t lba;
-	uint32_t cnt;
-} operations[] = {
+static const struct operation operations[] = {
 	/* Two at a time are in flight together: they do not overlap. */
 	{WRITE, 0, 4},	{WRITE, 6, 2},	   {FLUSH, 0, 0}, {DISCARD, 1, 2},
 	{WRITE, 12, 1}, {WRITE_FUA, 5, 4}, {WRITE, 0, 2}, {DISCARD, 6, 1},
@@ -93,25 +87,6 @@ static void check(struct obd_image *image)
 	deaths_wrong("other data than was acknowledged", lba);
 }
 
-static void run_operation(struct obd_image *image, uint32_t i)
-{
-	static uint8_t bytes[SECTORS * 512];
-	const struct operation *operation = &operations[i];
-	struct iovec iov = {bytes, operation->cnt * 512u};
-	uint32_t flags = operation->kind == WRITE_FUA ? OBD_WRITE_FUA : 0;
-	int rc;
-
-	memset(bytes, (int)i + 1, sizeof(bytes));
-	if (operation->kind == FLUSH)
-		rc = obd_image_flush(image, NULL);
-	else if (operation->kind == DISCARD)
-		rc = obd_image_discard(image, operation->lba, operation->cnt, NULL);
-	else
-		rc = obd_image_write(image, operation->lba, operation->cnt, &iov, 1, flags, NULL);
-	if (rc)
-		deaths_wrong("an operation failed", i);
-}
-
 /* ---- one writer after another ---- */
 
 struct life {
@@ -143,7 +118,7 @@ static void live(void *context)
 		if (__builtin_popcount(deaths->done) >= (int)life->lands_at)
 			deaths_land(data_path);
 		deaths->under_way |= 1u << i;
-		run_operation(image, i);
+		deaths_operate(image, &operations[i], (uint8_t)(i + 1));
 		__atomic_store_n(&deaths->done, deaths->done | 1u << i, __ATOMIC_RELEASE);
 		deaths->under_way &= ~(1u << i);
 		check(image);
